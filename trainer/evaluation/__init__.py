@@ -1,0 +1,1 @@
+"""How good features are: test views, nearest-neighbour retrieval, fine-tuning."""
