@@ -1,8 +1,8 @@
 """Nearest-neighbour video retrieval: Hit@k of test videos in the training videos.
 
-The clip-order-prediction protocol that pace prediction and RSPNet report (reference/evaluation.md section 5): a
-query hits at k when at least one of its k nearest gallery videos, by cosine similarity, has its class; averaged
-over queries.
+The clip-order-prediction protocol that pace prediction and RSPNet report (reference/evaluation.md section 5):
+a query hits at k when at least one of its k nearest gallery videos, by cosine similarity, has its class;
+averaged over queries.
 
 Letters: Q queries, G gallery videos, D features, K the largest k.
 """

@@ -23,9 +23,9 @@ class Accuracy:
     """Accuracies over videos, micro average, in [0, 1].
 
     Attributes:
-        top1, top5: share of videos whose class is the first, or among the first five, by score. With fewer than
-            six classes every video is among the first five, so `top5` is None.
-        per_class: share of a class's videos that are right, by class number, for the classes that have videos.
+        top1, top5: share of videos whose class is the first, or among the first five, by score. `top5` is None with
+            fewer than six classes, where it would always be 1.
+        per_class: share of a class's videos that are right, by class number; only classes that have videos.
         mean_class: mean of `per_class` (macro average).
         confusion: (C, C) int64, rows true class, columns predicted class.
         videos: how many were scored.
@@ -93,7 +93,7 @@ def match_classes(model: tuple[str, ...], data: tuple[str, ...], labels: IntArra
         )
         raise UserError(
             f"{where} has classes the model was not trained on: {some}; it knows {len(model)}: "
-            f"{', '.join(model[:8])}{', …' if len(model) > 8 else ''}. Rename them with vidprep annotate --classes, "
-            "or fine-tune on a data set that has them"
+            f"{', '.join(model[:8])}{', …' if len(model) > 8 else ''}. Rename them "
+            "with vidprep annotate, or fine-tune on a data set that has them"
         )
     return matched
