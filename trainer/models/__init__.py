@@ -1,0 +1,67 @@
+"""Backbones by name. The names are the ids of reference/models.md section 0."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from shards.errors import UserError
+from shards.plugins import load_object
+from trainer.models.base import BGR_255, Backbone, Features, InputConvention
+from trainer.models.c3d import C3D
+from trainer.models.resnet import r3d_vcop, r21d_vcop
+from trainer.models.s3d import S3DG
+
+__all__ = ["BACKBONES", "BGR_255", "Backbone", "Features", "InputConvention", "build_backbone"]
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "c3d-bn": C3D,
+    "r3d-vcop": r3d_vcop,
+    "r21d-vcop": r21d_vcop,
+    "s3dg-pace": S3DG,
+}
+
+
+def build_backbone(name: str, **options: Any) -> Backbone:
+    """A backbone with fresh weights, drawn from torch's generator.
+
+    Args:
+        name: a key of `BACKBONES`, or a user's `file.py:Name` or `package.module:Name`: a class or function that
+            takes keyword options and gives a `Backbone`.
+        options: that builder's own; all four here have `base_width` and `convention`, the residual ones `blocks`.
+
+    Raises:
+        UserError: unknown name or option (naming the nearest), or a value the builder refuses.
+    """
+    if name not in BACKBONES and ":" not in name:
+        near = difflib.get_close_matches(name, BACKBONES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"unknown backbone {name!r}: {hint}allowed: {', '.join(BACKBONES)}, or your own as file.py:Name"
+        )
+    builder: Callable[..., Any] = BACKBONES[name] if name in BACKBONES else load_object(name)
+    check_options(builder, options, what=f"backbone {name}")
+    backbone = builder(**options)
+    if not isinstance(backbone, Backbone):
+        raise UserError(f"backbone {name} made a {type(backbone).__name__}; it must be a trainer.models.base.Backbone")
+    backbone.id, backbone.options = name, dict(options)
+    return backbone
+
+
+def check_options(builder: Callable[..., Any], options: dict[str, Any], *, what: str) -> None:
+    """Refuse options that `builder` does not take, or lacks.
+
+    Raises:
+        UserError: names the option, the nearest allowed one and all of them.
+    """
+    signature = inspect.signature(builder)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        allowed = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        unknown = [key for key in options if key not in allowed]
+        near = difflib.get_close_matches(unknown[0], allowed, n=1) if unknown else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{what}: {error}{hint} It takes: {', '.join(allowed) or 'no options'}") from error

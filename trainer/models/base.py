@@ -1,0 +1,135 @@
+"""What every backbone is: a map from a clip to its stage maps and one pooled vector. Heads never live inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from shards.errors import UserError
+
+Channels = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConvention:
+    """How a backbone wants its pixels; it belongs to the weights and is stored with them.
+
+    A network sees ((pixel / 255) · scale − mean) / std, in the channel order `channels`, for a pixel of 0..255.
+
+    Args:
+        channels: "rgb" or "bgr".
+        scale: 1.0 for values of 0..1, 255.0 for values of 0..255.
+        mean, std: one number a channel, in the order `channels`, in units after scaling.
+    """
+
+    channels: Channels = "rgb"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.channels not in get_args(Channels):
+            raise UserError(f"convention: channels is {self.channels!r}; allowed: rgb, bgr")
+        if self.scale not in (1.0, 255.0):
+            raise UserError(f"convention: scale is {self.scale!r}; allowed: 1.0 (0..1), 255.0 (0..255)")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise UserError(f"convention: {name} is {values}; three numbers are needed, std above 0")
+            object.__setattr__(self, name, tuple(float(v) for v in values))
+        object.__setattr__(self, "scale", float(self.scale))
+
+    @classmethod
+    def of(cls, value: InputConvention | Mapping[str, Any]) -> InputConvention:
+        """`value` itself, or the convention that a recipe or a weights file describes."""
+        if isinstance(value, InputConvention):
+            return value
+        allowed = ("channels", "scale", "mean", "std")
+        if not isinstance(value, Mapping) or not set(value) <= set(allowed):
+            raise UserError(f"convention is {value!r}; it is a mapping with the keys {', '.join(allowed)}")
+        return cls(**value)
+
+    def tree(self) -> dict[str, Any]:
+        """As plain JSON values, which `of` reads."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+BGR_255 = InputConvention(channels="bgr", scale=255.0)
+"""Raw BGR of 0..255, as the pace reference reads it with cv2 and feeds it (reference/pace.md section 11.4)."""
+
+Convention: TypeAlias = InputConvention | Mapping[str, Any]
+
+
+class Features(NamedTuple):
+    """What a backbone makes of clips.
+
+    Attributes:
+        maps: stage name → (B,C,T,H,W), from the first stage to the last, after the stage's last activation.
+        pooled: (B,D), at least float32: the mean of the last map over T, H and W.
+    """
+
+    maps: dict[str, Tensor]
+    pooled: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """(B,D,T,H,W): the map that `pooled` is the mean of."""
+        return next(reversed(self.maps.values()))
+
+
+class Backbone(nn.Module):
+    """Base of all backbones. A subclass sets `width` and defines `stages`.
+
+    Attributes:
+        width: D, length of the pooled vector.
+        convention: how pixels must be given to it.
+        minimum: smallest clip, (T,H,W), that leaves something at the last stage.
+        id, options: what `build_backbone` was called with; stored with the weights.
+    """
+
+    width: int
+    convention: InputConvention
+    minimum: ClassVar[tuple[int, int, int]] = (1, 1, 1)
+    id: str | None = None
+    options: Mapping[str, Any]
+
+    def __init__(self, *, width: int, convention: Convention = BGR_255) -> None:
+        super().__init__()
+        self.width = width
+        self.convention = InputConvention.of(convention)
+        self.options = {}
+
+    def stages(self, clip_BCTHW: Tensor) -> dict[str, Tensor]:
+        """Stage name → (B,C,T,H,W), first to last."""
+        raise NotImplementedError
+
+    def forward(self, clip_BCTHW: Tensor) -> Features:
+        """Features of normalised clips (B,3,T,H,W).
+
+        Raises:
+            UserError: not of that shape, or smaller than `minimum`.
+        """
+        shape = tuple(clip_BCTHW.shape)
+        if len(shape) != 5 or shape[1] != 3:
+            raise UserError(f"a backbone takes clips of shape (B,3,T,H,W); got {shape}")
+        if any(size < least for size, least in zip(shape[2:], self.minimum, strict=True)):
+            need, got = (" x ".join(map(str, sizes)) for sizes in (self.minimum, shape[2:]))
+            raise UserError(
+                f"{self.id or type(self).__name__} needs clips of at least {need} (frames x height x width); "
+                f"got {got}. Set data.frames and data.crop"
+            )
+        maps = self.stages(clip_BCTHW)
+        last = next(reversed(maps.values()))
+        # Half precision would leave 8 bits of a feature that retrieval compares.
+        return Features(maps, last.mean((2, 3, 4), dtype=torch.promote_types(last.dtype, torch.float32)))
+
+
+def check_base_width(base_width: int) -> int:
+    """`base_width` when it can scale a network."""
+    if not isinstance(base_width, int) or isinstance(base_width, bool) or base_width < 1:
+        raise UserError(f"backbone.base_width is {base_width!r}; a whole number of at least 1 is needed")
+    return base_width
