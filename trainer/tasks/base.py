@@ -1,0 +1,63 @@
+"""What every task is: clips in, scalars out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from shards.spec import ClipSpec
+from trainer.config import DataConfig, Strict
+from trainer.models.base import Backbone
+
+if TYPE_CHECKING:
+    from trainer.data.batch import Batch
+
+
+class NoOptions(Strict):
+    """Options of a task that has none."""
+
+
+class Task(nn.Module):
+    """Base of all tasks. A subclass sets `spec` and its heads in `__init__` and defines `forward`.
+
+    The training loop knows nothing else of a method: everything a task learns or remembers (heads, key encoder,
+    queue) is a parameter or buffer of it, so its state dict is the checkpoint.
+
+    Args:
+        backbone: the network under training; the engine saves it apart as well.
+        data: the recipe's `data` section.
+        options: an instance of this class's `Options`, a pydantic model that refuses unknown keys.
+        classes: class names of the data set, in label order; empty when it has no labels.
+
+    Attributes:
+        spec: what this task wants to see of a video.
+    """
+
+    Options: ClassVar[type[Strict]] = NoOptions
+    backbone: Backbone
+    spec: ClipSpec
+
+    def __init__(self, backbone: Backbone, data: DataConfig, options: Strict, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = data.spec()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar tensors: "loss" is minimised, all are logged."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimiser's step number `step` (from 0): momentum updates, queues."""
+
+    def check_labels(self, labels: npt.NDArray[np.integer]) -> None:
+        """Refuse a selection of samples that this task cannot learn from; called once, before the first step.
+
+        Args:
+            labels: (n,) class index of every sample of the selection, −1 for none.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
