@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -114,13 +116,18 @@ def _histogram_extremes(
 
 @numba.njit(cache=True)
 def _coded(rgb: ByteArray) -> npt.NDArray[np.uint32]:
-    """(T,S,S) colours as 24-bit codes: the 5, 6 and 5 upper bits of blue, green and red above the other eight."""
+    """(T,S,S) colours as 24-bit codes: the 5, 6 and 5 upper bits of blue, green and red above the other eight.
+
+    Colours that are near each other get codes, and so counters, that are near each other in memory.
+    """
+    value = np.arange(256).astype(np.uint32)
+    red = (value >> 3) << 8 | value & 7
+    green = (value >> 2) << 13 | (value & 3) << 3
+    blue = (value >> 3) << 19 | (value & 7) << 5
     coded = np.empty(rgb.shape[:3], np.uint32)
     pixels, flat = rgb.reshape(-1, 3), coded.reshape(-1)
     for i in range(flat.size):
-        r, g, b = np.uint32(pixels[i, 0]), np.uint32(pixels[i, 1]), np.uint32(pixels[i, 2])
-        bucket = (b >> 3) << 11 | (g >> 2) << 5 | r >> 3
-        flat[i] = bucket << 8 | (b & 7) << 5 | (g & 3) << 3 | r & 7
+        flat[i] = red[pixels[i, 0]] | green[pixels[i, 1]] | blue[pixels[i, 2]]
     return coded
 
 
@@ -150,35 +157,26 @@ def _gather(
     return out
 
 
-@numba.njit(cache=True)
 def _mode(codes: npt.NDArray[np.uint32]) -> int:
-    """Most frequent colour of (P,) codes as B·65536 + G·256 + R, ties to the smallest.
+    """Most frequent colour of (P,) codes as B·65536 + G·256 + R, ties to the smallest."""
+    if not hasattr(_local, "counts"):
+        _local.counts = np.zeros(1 << 24, np.uint32)
+    return int(_count_colours(codes, _local.counts))
 
-    Codes are counted by their upper 16 bits; the fullest bucket is counted exactly, and of the others only those that
-    hold at least as many codes as its best one, which on real clips are few.
-    """
-    fill = np.zeros(65536, np.int32)
+
+# One counter a colour for each thread: 64 MiB of addresses, of which only the pages of colours seen are backed, cleared
+# by walking the codes again. Making it anew for every region would cost more than all the rest.
+_local = threading.local()
+
+
+@numba.njit(cache=True)
+def _count_colours(codes: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint32]) -> int:
+    best_count, best_code = np.uint32(0), np.uint32(0)
     for code in codes:
-        fill[code >> np.uint32(8)] += 1
-    fullest = np.argmax(fill)
-    exact = np.zeros(256, np.int32)
+        count = counts[code] + np.uint32(1)
+        counts[code] = count
+        if count >= best_count and (count > best_count or _decoded(code) < _decoded(best_code)):
+            best_count, best_code = count, code
     for code in codes:
-        if code >> np.uint32(8) == fullest:
-            exact[code & np.uint32(255)] += 1
-    kept = np.flatnonzero(fill >= exact.max())
-    slot = np.full(65536, -1, np.int32)
-    for i in range(kept.size):
-        slot[kept[i]] = i
-    counts = np.zeros((kept.size, 256), np.int32)
-    for code in codes:
-        row = slot[code >> np.uint32(8)]
-        if row >= 0:
-            counts[row, code & np.uint32(255)] += 1
-    best_count, best_colour = 0, 0
-    for row in range(kept.size):
-        for rest in range(256):
-            if counts[row, rest] >= max(best_count, 1):
-                colour = _decoded(kept[row] << 8 | rest)
-                if counts[row, rest] > best_count or colour < best_colour:
-                    best_count, best_colour = counts[row, rest], colour
-    return best_colour
+        counts[code] = 0
+    return _decoded(best_code)
