@@ -6,7 +6,6 @@ import json
 import math
 import os
 import posixpath
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import StorageError, UserError
-
-# Holds wherever a key comes from: a dot would end it inside a tar, a slash would start a folder.
-_KEY = re.compile(r"[^./\\\s\x00-\x1f\x7f]+")
-_MAX_KEY_BYTES = 100
+from shards.keys import MAX_KEY_BYTES, is_key
+from shards.text import to_json
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
     """One video of a data set, before it is decoded.
 
@@ -66,11 +63,7 @@ class Video:
 
 
 def _is_key(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and _KEY.fullmatch(value) is not None
-        and len(os.fsencode(value)) <= _MAX_KEY_BYTES
-    )
+    return isinstance(value, str) and is_key(value)
 
 
 def _is_path(value: Any) -> bool:
@@ -96,17 +89,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 # Field → (test, what the error says is allowed). None is allowed besides, except in the required ones.
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "key": (_is_key, f"text of at most {_MAX_KEY_BYTES} bytes without dots, slashes or white space"),
+    "key": (_is_key, f"text of at most {MAX_KEY_BYTES} bytes without dots, slashes or white space"),
     "path": (_is_path, "a path relative to the root that stays inside it"),
     "root": (_is_root, "an absolute folder or a URL"),
     "label": (_is_text, "text (a class name)"),
@@ -195,13 +183,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except OSError as error:
         raise StorageError(
-            f"cannot read the manifest {path}: {error.strerror or error}; "
-            f"vidprep index ROOT -o {path} writes one"
+            f"cannot read the manifest {path}: {error.strerror or error}; vidprep index ROOT -o {path} writes one"
         ) from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text ({error}); a manifest is written by vidprep index"
-        ) from error
+        raise UserError(f"{path} is not UTF-8 text ({error}); a manifest is written by vidprep index") from error
 
 
 def _parse(line: str, path: Path, number: int) -> Video:
@@ -209,9 +194,7 @@ def _parse(line: str, path: Path, number: int) -> Video:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); one object a line"
-        ) from error
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno}); one object a line") from error
     if not isinstance(fields, dict):
         raise UserError(f"{where}: {line.strip()[:60]!r} is not a JSON object; one object a line")
     if unknown := sorted(set(fields) - set(_FIELDS)):
@@ -230,17 +213,7 @@ def _parse(line: str, path: Path, number: int) -> Video:
 def _format(video: Video) -> str:
     values = {name: getattr(video, name) for name in _FIELDS}
     kept = {name: value for name, value in values.items() if value is not None and value != ()}
-    text = json.dumps(kept, ensure_ascii=False)
-    # File names that are not UTF-8 are lone surrogates in Python; only their escaped form can be written.
-    return (text if _encodable(text) else json.dumps(kept)) + "\n"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return to_json(kept) + "\n"
 
 
 def _line_of(key: str, path: Path, before: int) -> int | None:

@@ -39,9 +39,7 @@ class Track:
     size_phase: Times
 
 
-def _track(
-    time: Times, *, right: Times | None = None, down: Times | None = None, turns: Times | None = None
-) -> Track:
+def _track(time: Times, *, right: Times | None = None, down: Times | None = None, turns: Times | None = None) -> Track:
     still = np.zeros_like(time)
     return Track(
         right=still if right is None else right,
@@ -123,9 +121,7 @@ class Person:
     def draw(cls, seed: int, number: int) -> Person:
         rng = np.random.default_rng([seed, number])
         ground = rng.random()
-        return cls(
-            ground=ground, shape=(ground + rng.uniform(0.3, 0.7)) % 1, roughness=int(rng.integers(3, 7))
-        )
+        return cls(ground=ground, shape=(ground + rng.uniform(0.3, 0.7)) % 1, roughness=int(rng.integers(3, 7)))
 
 
 def render(
@@ -150,10 +146,7 @@ def render(
     y = (top * height + unit * track.down) % height
     angle = 2 * np.pi * (turned + track.turns)
     scale = unit / _SPRITE * np.exp(_PULSE * _wave(phase + track.size_phase))
-    frames = [
-        _paste(ground, sprite, at, *how)
-        for at, *how in zip(zip(x, y, strict=True), angle, scale, strict=True)
-    ]
+    frames = [_paste(ground, sprite, at, *how) for at, *how in zip(zip(x, y, strict=True), angle, scale, strict=True)]
     return np.stack(frames)
 
 
@@ -184,7 +177,7 @@ def write_video(
             stream.pix_fmt = pixel_format
             stream.codec_context.thread_count = 1  # the number of threads changes x264's bytes
             if codec == "libx264":
-                # Without macroblock trees: measured, their rate control differs from run to run in small pictures.
+                # No macroblock trees: their choices were seen to differ from run to run in small pictures.
                 stream.options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
             for number, image in enumerate(frames):
                 if number == 0:
@@ -213,9 +206,7 @@ def _ground(rng: np.random.Generator, person: Person, size: tuple[int, int]) -> 
     """Still background (H,W,3) float32 in 0…255: soft clouds of two muted colours."""
     share = _noise(rng, size, person.roughness)[..., None]
     hue = person.ground + rng.uniform(-0.04, 0.04)
-    return np.asarray(
-        share * _colour(hue, 0.62, 0.28) + (1 - share) * _colour(hue + 0.08, 0.3, 0.3), np.float32
-    )
+    return np.asarray(share * _colour(hue, 0.62, 0.28) + (1 - share) * _colour(hue + 0.08, 0.3, 0.3), np.float32)
 
 
 def _outline(rng: np.random.Generator) -> npt.NDArray[np.float64]:
