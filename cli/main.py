@@ -1,0 +1,136 @@
+"""The `vidprep` command. Commands are imported when they are called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import click
+
+from shards.errors import UserError
+
+
+@dataclass(frozen=True)
+class _Entry:
+    section: str
+    target: str  # module:command
+    help: str
+
+
+_COMMANDS: Mapping[str, _Entry] = {
+    "demo": _Entry("Start", "cli.demo:demo", "From rendered videos to a report, in minutes."),
+    "index": _Entry("Prepare", "cli.index:index", "List the videos of a folder in a manifest."),
+    "pack": _Entry("Prepare", "cli.pack:pack", "Decode the videos of a manifest into a data set."),
+    "annotate": _Entry("Prepare", "cli.index:annotate", "Replace labels, splits, groups or captions."),
+    "info": _Entry("Look", "cli.inspect:info", "What a data set holds."),
+    "check": _Entry("Look", "cli.inspect:check", "Re-read a data set against its checksums."),
+    "preview": _Entry("Look", "cli.inspect:preview", "Draw a contact sheet of clips with labels."),
+    "train": _Entry("Train", "cli.train:train", "Pretrain a backbone by a recipe."),
+    "recipes": _Entry("Train", "cli.train:recipes", "List and show recipes."),
+    "evaluate": _Entry("Train", "cli.evaluate:evaluate", "Measure how good the features are."),
+    "report": _Entry("Train", "cli.report:report", "Write a report of runs."),
+}
+
+
+class _Group(click.Group):
+    """Knows names and one-line helps of its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, name = entry.target.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"no command {args[0]!r}{hint} (commands: {', '.join(_COMMANDS)})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in _COMMANDS.values()):
+            with formatter.section(section):
+                rows = [(f"{n:<{width}}", e.help) for n, e in _COMMANDS.items() if e.section == section]
+                formatter.write_dl(rows)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"vidprep {version('vidprep')}")
+        except PackageNotFoundError:
+            click.echo("vidprep, run from a source tree that is not installed")
+        ctx.exit()
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, help="Show the version.", callback=_show_version
+)
+def root() -> None:
+    """Raw videos to WebDataset shards, and a streaming trainer for self-supervised video learning.
+
+    \b
+    vidprep index VIDEOS -o manifest.jsonl
+    vidprep pack manifest.jsonl DATA
+    vidprep train pace-r3d --data DATA --out RUN
+    """
+
+
+def main() -> NoReturn:
+    """Entry point: runs the command line and exits with its status.
+
+    0 done; 1 an error that the message says how to mend; 2 wrong usage; 130 ended by Ctrl-C.
+    """
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit status."""
+    try:
+        result = root.main(arguments, prog_name="vidprep", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        again = shlex.join(["vidprep", *arguments])
+        click.echo(f"\nstopped by Ctrl-C; to continue, run: {_with_resume(again, arguments)}", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _with_resume(command: str, arguments: list[str]) -> str:
+    """The command that goes on: training needs to be told that it may take up an existing run."""
+    return f"{command} --resume" if "train" in arguments[:1] and "--resume" not in arguments else command
+
+
+if __name__ == "__main__":
+    main()
