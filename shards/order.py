@@ -1,14 +1,16 @@
 """Sample order as arithmetic: which item stands at which position, for any position, without state.
 
 The epoch permutations are concatenated endlessly; batch k is positions kB to (k+1)B−1. An epoch's permutation
-is a keyed bijection of [0, n): a six-round Feistel network over the smallest even number of bits that
-holds n, walked along its cycle until the value falls below n (Black and Rogaway, "Ciphers with arbitrary
-finite domains", CT-RSA 2002). It costs no memory per sample and gives any position in O(1).
+is a keyed bijection of [0, n): an eight-round Feistel network over pairs of digits in base ⌈√n⌉, added modulo the
+base, walked along its cycle until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite
+domains", CT-RSA 2002). It costs no memory per sample and gives any position in O(1).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +18,20 @@ import numpy.typing as npt
 from shards.errors import UserError
 
 IntArray = npt.NDArray[np.int64]
-_ROUNDS = 6
+_ROUNDS = 8
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """SplitMix64's finaliser: a bijection of 64-bit words with full avalanche."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(31)
+    return x
+
+
+@lru_cache(maxsize=64)
+def _round_keys(seed: int, epoch: int, n: int) -> npt.NDArray[np.uint64]:
+    return np.random.SeedSequence((seed, epoch, n)).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
 
 
 def permute(values: IntArray, n: int, *, seed: int, epoch: int) -> IntArray:
@@ -31,22 +39,25 @@ def permute(values: IntArray, n: int, *, seed: int, epoch: int) -> IntArray:
 
     Args:
         values: any shape, each in [0, n).
-        n: size of the domain, >= 1.
+        n: size of the domain, 1 to 2**62.
+        seed, epoch: >= 0.
 
     Returns:
         int64 array of the same shape, each in [0, n).
     """
-    half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    keys = np.random.SeedSequence((seed, epoch, n)).generate_state(_ROUNDS, np.uint64)
-    flat = np.ascontiguousarray(values, dtype=np.int64).reshape(-1).astype(np.uint64)
+    # Base 2 or 3 would leave too few round functions to reach all permutations of a tiny selection evenly.
+    base = np.uint64(max(4, isqrt(n - 1) + 1))
+    shift = np.uint64(32)
+    flat = np.asarray(values, dtype=np.int64).reshape(-1).astype(np.uint64)
     pending = np.arange(flat.size)
     while pending.size:
-        left, right = flat[pending] >> np.uint64(half), flat[pending] & mask
-        for key in keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
-        flat[pending] = (left << np.uint64(half)) | right
-        pending = pending[flat[pending] >= n]
+        left, right = np.divmod(flat[pending], base)
+        for key in _round_keys(seed, epoch, n):
+            digit = ((_mix(right + key) >> shift) * base) >> shift  # 0..base−1, without a division
+            left, right = right, left + digit
+            right -= base * (right >= base)
+        flat[pending] = walked = left * base + right
+        pending = pending[walked >= n]
     return flat.astype(np.int64).reshape(np.shape(values))
 
 
@@ -69,8 +80,8 @@ class Order:
     Args:
         n: number of samples in the selection.
         seed: selects the permutations.
-        repeats: items per sample and epoch; an epoch has n * repeats items.
-        shuffle: False gives selection order in every epoch.
+        repeats: items per sample and epoch; an epoch has n * repeats items, shuffled together.
+        shuffle: False gives selection order in every epoch (all samples, then all again for the next repeat).
     """
 
     n: int
@@ -83,6 +94,8 @@ class Order:
             raise UserError(f"the selection holds {self.n} samples; at least 1 is needed: check --split and --keep")
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; at least 1 is allowed")
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}; it must be at least 0")
 
     @property
     def epoch_length(self) -> int:
@@ -90,8 +103,7 @@ class Order:
 
     def items(self, start: int, stop: int) -> Items:
         """Items at positions start..stop−1 (0 <= start <= stop); may span epochs."""
-        position = np.arange(start, stop, dtype=np.int64)
-        epoch, place = np.divmod(position, self.epoch_length)
+        epoch, place = np.divmod(np.arange(start, stop, dtype=np.int64), self.epoch_length)
         if self.shuffle:
             for e in np.unique(epoch):
                 at = epoch == e

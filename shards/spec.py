@@ -5,7 +5,10 @@ Letters: V clips per video, T frames per clip. Sizes are (height, width).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +18,9 @@ from shards.errors import UserError
 
 WhenShort = Literal["window", "restart", "loop", "clamp"]
 Sampling = Literal["random", "uniform"]
+CropAt = Literal["random", "center"]
+
+_ORDERS = np.array(list(permutations(range(4))), dtype=np.uint8)  # (24,4): every order of the four colour changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +99,15 @@ class ClipSpec:
         strides: the strides (paces) a clip's stride is drawn from, uniformly.
         clips: V, clips per video; each draws its own stride, start, crop, flip and colours.
         sampling: "random" starts, or "uniform": V starts spread evenly over the video, both ends included
-            (reference/evaluation.md section 2, inclusive), the first stride, no randomness.
+            (reference/evaluation.md section 2, inclusive), the first stride, centre crop, no flip, no jitter.
         when_short: what happens when a clip does not fit.
             "window": W = min(T, (F−1)//max(strides)+1), frame k shows s + stride·(k mod W) with s uniform over all
             starts that fit. W does not depend on the drawn stride, so the places of the cuts tell nothing about it.
             "restart": the literal rule of the pace reference (`datasets/ucf101.py`): any start, and on running over
             the end go on from the first frame. The number of cuts tells the stride.
             "loop": (s + stride·k) mod F. "clamp": the last frame is repeated.
+            With sampling="uniform", where one stride is in use, "window" and "restart" both go on from the clip's
+            first frame.
         fps: resample by timestamps to this rate first; None takes the stored frames.
         resize: exact (height, width), or the short side, or None for the stored size.
         crop: side of a square or (height, width); None keeps the whole frame, which needs equal sizes in a batch.
@@ -116,7 +124,7 @@ class ClipSpec:
     fps: float | None = None
     resize: tuple[int, int] | int | None = None
     crop: int | tuple[int, int] | None = None
-    crop_at: Literal["random", "center"] = "random"
+    crop_at: CropAt = "random"
     flip: float = 0.5
     jitter: Jitter | None = None
 
@@ -129,10 +137,15 @@ class ClipSpec:
             raise UserError(f"when_short is {self.when_short!r}; allowed: {', '.join(get_args(WhenShort))}")
         if self.sampling not in get_args(Sampling):
             raise UserError(f"sampling is {self.sampling!r}; allowed: {', '.join(get_args(Sampling))}")
+        if self.crop_at not in get_args(CropAt):
+            raise UserError(f"crop_at is {self.crop_at!r}; allowed: {', '.join(get_args(CropAt))}")
         if self.fps is not None and self.fps <= 0:
             raise UserError(f"fps is {self.fps}; it must be above 0, or null for the stored frames")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip is {self.flip}; allowed are 0 to 1")
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            if size is not None and min((size,) if isinstance(size, int) else size) < 1:
+                raise UserError(f"{name} is {size}; sizes must be at least 1 (height x width)")
 
     @property
     def crop_size(self) -> tuple[int, int] | None:
@@ -144,52 +157,35 @@ class ClipSpec:
         if video.frames < 1:
             raise UserError("a video without frames cannot be planned; run vidprep check on the data set")
         index = self._resampled(video)
-        shown, stride = self._temporal(len(index), rng)
+        total = video.frames if index is None else len(index)
         size = self._resized(video)
-        crop, flip = self._spatial(size, rng)
-        return ClipPlan(
-            frames=index[shown], stride=stride, size=size, crop=crop, flip=flip, jitter=self._colours(rng)
-        )
+        room = self._room(size)
+        if self.sampling == "uniform":
+            shown, (h, w) = self._spread(total), self.crop_size or size
+            which, flip = np.zeros(self.clips, np.int64), np.zeros(self.clips, np.bool_)
+            crop = np.array([(room[0] // 2, room[1] // 2, h, w)] * self.clips, dtype=np.int64)
+            jitter = None
+        else:
+            # Doubles are the only draws: five a clip, then six a jittered frame; cheap, and the same in every NumPy.
+            clips = [self._draw(total, size, room, u) for u in rng.random((self.clips, 5)).tolist()]
+            shown = np.array([frames for frames, _, _, _ in clips], dtype=np.int64)
+            which = np.array([stride for _, stride, _, _ in clips], dtype=np.int64)
+            crop = np.array([box for _, _, box, _ in clips], dtype=np.int64)
+            flip = np.array([mirrored for _, _, _, mirrored in clips], dtype=np.bool_)
+            jitter = None if self.jitter is None else self._colours(self.jitter, rng)
+        frames = shown if index is None else index[shown]
+        return ClipPlan(frames=frames, stride=which, size=size, crop=crop, flip=flip, jitter=jitter)
 
-    def _resampled(self, video: VideoFacts) -> npt.NDArray[np.int64]:
+    def _resampled(self, video: VideoFacts) -> npt.NDArray[np.int64] | None:
         """Stored frame shown at each tick of `fps`: the last one whose time has come (floor, as RSPNet's sampler)."""
         if self.fps is None:
-            return np.arange(video.frames, dtype=np.int64)
+            return None
         times = video.times_us
         gap = np.median(np.diff(times)) if video.frames > 1 else 1e6 / self.fps
         ticks = np.arange(max(1, int((times[-1] + gap) * self.fps / 1e6 + 1e-6)))
         # Half a microsecond absorbs the rounding of stored times, so that a tick on a frame shows that frame.
         at = ticks * (1e6 / self.fps) + 0.5
         return np.clip(np.searchsorted(times, at, side="right") - 1, 0, video.frames - 1).astype(np.int64)
-
-    def _temporal(
-        self, total: int, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Frame numbers (V,T) in 0..total−1 and stride indices (V,)."""
-        if self.sampling == "uniform":
-            stride = self.strides[0]
-            last = max(0, total - 1 - (self.frames - 1) * stride)
-            starts = np.round(np.linspace(0, last, self.clips)) if self.clips > 1 else np.array([last // 2])
-            frames = starts.astype(np.int64)[:, None] + stride * np.arange(self.frames)[None]
-            frames = frames % total if self.when_short in ("loop", "window") else np.minimum(frames, total - 1)
-            return frames, np.zeros(self.clips, np.int64)
-        which = rng.integers(len(self.strides), size=self.clips)
-        return np.stack([self._one_clip(total, self.strides[w], rng) for w in which]), which
-
-    def _one_clip(self, total: int, stride: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        k = np.arange(self.frames, dtype=np.int64)
-        if self.when_short == "window":
-            window = min(self.frames, (total - 1) // max(self.strides) + 1)
-            start = rng.integers(total - (window - 1) * stride)
-            return np.asarray(start + stride * (k % window))
-        if self.when_short == "restart":
-            start = int(rng.integers(total))
-            first = (total - 1 - start) // stride + 1  # frames shown before the first cut
-            lap = (total - 1) // stride + 1
-            return np.where(k < first, start + stride * k, stride * ((k - first) % lap))
-        last = max(0, total - 1 - (self.frames - 1) * stride)
-        frames = rng.integers(last + 1) + stride * k
-        return np.asarray(frames % total if self.when_short == "loop" else np.minimum(frames, total - 1))
 
     def _resized(self, video: VideoFacts) -> tuple[int, int]:
         if self.resize is None:
@@ -199,9 +195,8 @@ class ClipSpec:
         scale = self.resize / min(video.height, video.width)
         return max(self.resize, round(video.height * scale)), max(self.resize, round(video.width * scale))
 
-    def _spatial(
-        self, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def _room(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How far the crop can move down and to the right."""
         height, width = size
         h, w = self.crop_size or size
         if h > height or w > width:
@@ -209,28 +204,65 @@ class ClipSpec:
                 f"a crop of {h}x{w} does not fit into frames of {height}x{width} (height x width); "
                 f"set data.resize to at least {h}x{w}, or pack again with vidprep pack --short-side {max(h, w)}"
             )
-        if self.crop_at == "center" or self.sampling == "uniform":
-            top = np.full(self.clips, (height - h) // 2)
-            left = np.full(self.clips, (width - w) // 2)
-        else:
-            top = rng.integers(height - h + 1, size=self.clips)
-            left = rng.integers(width - w + 1, size=self.clips)
-        crop = np.stack([top, left, np.full(self.clips, h), np.full(self.clips, w)], axis=1).astype(np.int64)
-        if self.sampling == "uniform":
-            return crop, np.zeros(self.clips, np.bool_)
-        return crop, rng.random(self.clips) < self.flip
+        return height - h, width - w
 
-    def _colours(self, rng: np.random.Generator) -> JitterPlan | None:
-        if self.jitter is None or self.sampling == "uniform":
-            return None
-        j, shape = self.jitter, (self.clips, self.frames if self.jitter.per_frame else 1)
-        strengths = (j.brightness, j.contrast, j.saturation)
-        factors = [rng.uniform(max(0.0, 1 - s), 1 + s, shape) for s in strengths]
-        factors.append(rng.uniform(-j.hue, j.hue, shape))
-        order = rng.permuted(np.broadcast_to(np.arange(4, dtype=np.uint8), (*shape, 4)), axis=-1)
+    def _spread(self, total: int) -> npt.NDArray[np.int64]:
+        """Frame numbers (V,T) in 0..total−1 of evenly spread clips."""
+        stride, k = self.strides[0], np.arange(self.frames, dtype=np.int64)
+        last = max(0, total - 1 - (self.frames - 1) * stride)
+        starts = np.round(np.linspace(0, last, self.clips)) if self.clips > 1 else np.array([last // 2])
+        start = starts.astype(np.int64)[:, None]
+        if self.when_short in ("window", "restart"):
+            return np.asarray(start + stride * (k % ((total - 1) // stride + 1)))
+        frames = start + stride * k
+        return np.asarray(frames % total if self.when_short == "loop" else np.minimum(frames, total - 1))
+
+    def _draw(
+        self, total: int, size: tuple[int, int], room: tuple[int, int], u: Sequence[float]
+    ) -> tuple[list[int], int, tuple[int, int, int, int], bool]:
+        """Frame numbers, stride index, crop box and flip of one clip, from five uniform numbers in [0, 1)."""
+        which = int(u[0] * len(self.strides))
+        frames = self._one_clip(total, self.strides[which], u[1])
+        h, w = self.crop_size or size
+        if self.crop_at == "center":
+            top, left = room[0] // 2, room[1] // 2
+        else:
+            top, left = int(u[2] * (room[0] + 1)), int(u[3] * (room[1] + 1))
+        return frames, which, (top, left, h, w), u[4] < self.flip
+
+    def _one_clip(self, total: int, stride: int, u: float) -> list[int]:
+        # Lists: for the usual 8 to 64 frames they are faster than arrays.
+        length = self.frames
+        if self.when_short == "window":
+            window = min(length, (total - 1) // max(self.strides) + 1)
+            start = int(u * (total - (window - 1) * stride))
+            lap = list(range(start, start + window * stride, stride))
+            return (lap * (length // window + 1))[:length]
+        if self.when_short == "restart":
+            lap = list(range(0, total, stride))
+            frames = list(range(int(u * total), total, stride))
+            return (frames + lap * (length // len(lap) + 1))[:length]
+        start = int(u * (max(0, total - 1 - (length - 1) * stride) + 1))
+        frames = list(range(start, start + length * stride, stride))
+        if self.when_short == "loop":
+            return [f % total for f in frames]
+        return [min(f, total - 1) for f in frames]
+
+    def _colours(self, jitter: Jitter, rng: np.random.Generator) -> JitterPlan:
         full = (self.clips, self.frames)
-        return JitterPlan(
-            apply=np.broadcast_to(rng.random(shape) < j.probability, full),
-            factors=np.broadcast_to(np.stack(factors, axis=-1).astype(np.float32), (*full, 4)),
-            order=np.broadcast_to(order, (*full, 4)),
-        )
+        u = rng.random((self.clips, self.frames if jitter.per_frame else 1, 6))
+        low, span = _ranges(jitter)
+        factors = (low + span * u[..., :4]).astype(np.float32)
+        apply, order = u[..., 4] < jitter.probability, _ORDERS[(u[..., 5] * len(_ORDERS)).astype(np.intp)]
+        if not jitter.per_frame:
+            apply = np.broadcast_to(apply, full)
+            factors, order = np.broadcast_to(factors, (*full, 4)), np.broadcast_to(order, (*full, 4))
+        return JitterPlan(apply=apply, factors=factors, order=order)
+
+
+@lru_cache(maxsize=16)
+def _ranges(jitter: Jitter) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Lowest value and width of the range of the four factors."""
+    strengths = np.array([jitter.brightness, jitter.contrast, jitter.saturation])
+    low = np.append(np.maximum(0, 1 - strengths), -jitter.hue)
+    return low, np.append(1 + strengths, jitter.hue) - low
