@@ -1,0 +1,234 @@
+"""Weights: of the reference networks, and our own files, which carry what is needed to use them.
+
+A weights file is safetensors; its metadata say which backbone it is, with which options and which pixel convention.
+Nothing is ever loaded in part: a file fits or is refused with a report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from shards.errors import StorageError, UserError
+from shards.publish import Aside
+from trainer.models import build_backbone
+from trainer.models.base import Backbone, InputConvention
+from trainer.models.references import REFERENCES, strip_prefixes
+
+FORMAT = "vidprep-backbone"
+VERSION = 1
+_SHOWN = 8  # rows of a mismatch table
+Row = tuple[str, str, str, str]  # what, entry, expected, found
+
+
+class ReferenceModel(nn.Module):
+    """A backbone with the linear heads of a reference network.
+
+    `forward` maps normalised clips (B,3,T,H,W) to {output name: (B,K)}, in the order of the reference's outputs.
+    """
+
+    def __init__(self, backbone: Backbone, heads: Mapping[str, int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({name: nn.Linear(backbone.width, width) for name, width in heads.items()})
+
+    def forward(self, clip_BCTHW: Tensor) -> dict[str, Tensor]:
+        pooled = self.backbone(clip_BCTHW).pooled
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+def load_reference(name: str, state_dict: Mapping[str, Tensor]) -> ReferenceModel:
+    """A public reference network with the given weights, in eval mode.
+
+    Args:
+        name: a key of `trainer.models.references.REFERENCES`, such as "pace-c3d".
+        state_dict: as the reference stores it, with or without the prefixes of released files.
+
+    Returns:
+        A module whose `backbone` can be saved with `save_weights`, with the reference's pixel convention.
+
+    Raises:
+        UserError: unknown name, or keys that are missing, unexpected or of another shape, in a table.
+    """
+    if name not in REFERENCES:
+        raise UserError(f"unknown reference network {name!r}; allowed: {', '.join(REFERENCES)}")
+    if "state_dict" in state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise UserError(f"{name}: this is a checkpoint, not a state dict; pass its entry 'state_dict'")
+    reference, state = REFERENCES[name], strip_prefixes(state_dict)
+    heads = {output: _rows(state, f"{prefix}.weight") for output, prefix in reference.heads.items()}
+    backbone = build_backbone(reference.backbone, **reference.options, convention=reference.convention.tree())
+    model = ReferenceModel(backbone, heads)
+    expected, found = model.state_dict(), dict[str, Tensor]()
+    for key, value in state.items():
+        if any(re.search(pattern, key) for pattern in reference.unused):
+            continue
+        ours = reference.rename(key)
+        # A key that is not the network's, or whose place is taken, keeps its own name and is reported.
+        found[ours if ours in expected and ours not in found else key] = value
+    load_strict(
+        model, found, what=f"the state dict is not that of {name}", remedy="Give that network's weights, whole."
+    )
+    return model.eval()
+
+
+def save_weights(path: str | Path, backbone: Backbone) -> None:
+    """Write a backbone's weights with its id, options and pixel convention, in one step.
+
+    Raises:
+        UserError: the backbone was not made by `build_backbone`, or an option of it is not a JSON value.
+        StorageError: the file cannot be written.
+    """
+    if backbone.id is None:
+        raise UserError(
+            f"this {type(backbone).__name__} does not know its name; make it with trainer.models.build_backbone"
+        )
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "backbone": backbone.id,
+        "options": _json(backbone.id, backbone.options),
+        "convention": json.dumps(backbone.convention.tree()),
+    }
+    # Copies: safetensors refuses tensors that share memory or are in channels_last.
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in backbone.state_dict().items()
+    }
+    file = Aside(Path(path))
+    try:
+        file.write(save(tensors, metadata))
+        file.publish(replace=True)
+    finally:
+        file.discard()
+
+
+def load_weights(path: str | Path, *, into: Backbone | None = None) -> Backbone:
+    """The backbone of a file that `save_weights` wrote, on the CPU, in train mode as a fresh one.
+
+    Args:
+        path: the file.
+        into: load into this backbone, which must be of the same make, instead of a new one. It takes over the file's
+            pixel convention; one that its options give explicitly must be the same.
+
+    Raises:
+        UserError: a foreign or damaged file, another backbone, tensors that do not fit (with a report).
+        StorageError: the file cannot be read.
+    """
+    metadata, tensors = _read(Path(path))
+    name, options = metadata["backbone"], json.loads(metadata["options"])
+    convention = InputConvention.of(json.loads(metadata["convention"]))
+    if into is None:
+        backbone = build_backbone(name, **options)
+    elif "convention" in into.options and into.convention != convention:
+        raise UserError(
+            f"{path} was trained on pixels given as {convention.tree()}, but backbone.convention is "
+            f"{into.convention.tree()}; remove backbone.convention to take over the file's"
+        )
+    else:
+        backbone = into
+    load_strict(
+        backbone,
+        tensors,
+        what=f"{path} holds {_describe(name, options)} and does not fit {_describe(backbone.id, backbone.options)}",
+        remedy="Set the backbone's name and options to those of the file, or choose other weights.",
+    )
+    backbone.convention = convention
+    return backbone
+
+
+def load_strict(module: nn.Module, found: Mapping[str, Tensor], *, what: str, remedy: str) -> None:
+    """Load a state dict that has exactly the module's keys and shapes.
+
+    Args:
+        module: what to load into; untouched when the state dict is refused.
+        found: the state dict.
+        what, remedy: first and last line of the report.
+
+    Raises:
+        UserError: a report with the counts and the first names of what is missing, unexpected or of another shape.
+    """
+    expected = module.state_dict()
+    rows = [("missing", key, _shape(expected[key]), "") for key in expected if key not in found]
+    rows += [("unexpected", key, "", _shape(found[key])) for key in found if key not in expected]
+    common = [key for key in expected if key in found]
+    wrong = [key for key in common if expected[key].shape != found[key].shape]
+    rows += [("other shape", key, _shape(expected[key]), _shape(found[key])) for key in wrong]
+    if not rows:
+        module.load_state_dict(dict(found))
+        return
+    counts = {kind: sum(row[0] == kind for row in rows) for kind in ("missing", "unexpected", "other shape")}
+    head = f"{what}: {len(common) - len(wrong)} of {len(expected)} entries match, " + ", ".join(
+        f"{count} {kind}" for kind, count in counts.items()
+    )
+    table = _table([("what", "entry", "expected", "found"), *_first(rows)])
+    raise UserError("\n".join([head, *table, remedy]))
+
+
+def _first(rows: list[Row]) -> list[Row]:
+    """The first few rows of each kind, so that one long kind does not hide the others."""
+    seen: dict[str, int] = {}
+    shown = []
+    for row in rows:
+        seen[row[0]] = seen.get(row[0], 0) + 1
+        if seen[row[0]] <= _SHOWN:
+            shown.append(row)
+    return shown + [(kind, f"… and {count - _SHOWN} more", "", "") for kind, count in seen.items() if count > _SHOWN]
+
+
+def _table(rows: list[Row]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _rows(state: Mapping[str, Tensor], key: str) -> int:
+    """Outputs of a linear layer; 1 where it is missing, which the report then says."""
+    return state[key].shape[0] if key in state and state[key].ndim == 2 else 1
+
+
+def _describe(name: str | None, options: Mapping[str, Any]) -> str:
+    return " ".join([name or "this backbone", *(f"{k}={v}" for k, v in options.items() if k != "convention")])
+
+
+def _json(name: str, options: Mapping[str, Any]) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, InputConvention):
+            return value.tree()
+        raise UserError(f"an option of backbone {name} is {value!r}; only JSON values can be stored with weights")
+
+    return json.dumps(dict(options), default=plain)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    remedy = "weights are written by vidprep train and trainer.models.weights.save_weights"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a safetensors file, or a damaged one ({error}); {remedy}. "
+            "For a PyTorch checkpoint of a reference network use trainer.models.weights.load_reference"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is a safetensors file of another program ({len(tensors)} tensors); {remedy}")
+    if int(metadata["version"]) > VERSION:
+        raise UserError(
+            f"{path} has weights format {metadata['version']}; this version reads up to {VERSION}: update vidprep"
+        )
+    return metadata, tensors
