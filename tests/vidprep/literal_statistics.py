@@ -63,10 +63,10 @@ def motion(flow: NDArray[np.float32], ranked: int) -> NDArray[np.int64]:
 
 
 def colour(pixels_rgb: NDArray[np.uint8]) -> int:
-    counts: dict[tuple[int, int, int], int] = {}
-    for r, g, b in pixels_rgb.reshape(-1, 3).tolist():
-        counts[b, g, r] = counts.get((b, g, r), 0) + 1
-    b, g, r = min(counts, key=lambda k: (-counts[k], k))
+    red, green, blue = pixels_rgb.reshape(-1, 3).astype(np.int64).T
+    packed, counts = np.unique(blue << 16 | green << 8 | red, return_counts=True)
+    mode = int(packed[counts.argmax()])
+    b, g, r = mode >> 16, mode >> 8 & 255, mode & 255
     return 4 * (b < 128) + 2 * (r >= 128) + (g >= 128) + 1
 
 
