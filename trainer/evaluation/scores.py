@@ -23,9 +23,9 @@ class Accuracy:
     """Accuracies over videos, micro average, in [0, 1].
 
     Attributes:
-        top1, top5: share of videos whose class is the first, or among the first five, by score. `top5` is None with
-            fewer than six classes, where it would always be 1.
-        per_class: share of a class's videos that are right, by class number; only classes that have videos.
+        top1, top5: share of videos whose class is the first or among the first five by score; `top5` is None
+            with fewer than six classes, where it would always be 1.
+        per_class: share of a class's videos that are right, by class number.
         mean_class: mean of `per_class` (macro average).
         confusion: (C, C) int64, rows true class, columns predicted class.
         videos: how many were scored.
@@ -49,14 +49,10 @@ def accuracy(scores_NC: FloatArray, labels: IntArray) -> Accuracy:
     if videos == 0:
         raise UserError("there is no video to score; choose another split")
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"labels run from {labels.min()} to {labels.max()}; the model knows classes 0 to {classes - 1}"
-        )
+        raise UserError(f"labels run from {labels.min()} to {labels.max()}; the model knows classes 0 to {classes - 1}")
     if not np.isfinite(scores_NC).all():
         bad = int((~np.isfinite(scores_NC).all(axis=1)).sum())
-        raise UserError(
-            f"the scores of {bad} of {videos} videos are not finite; the training has probably diverged"
-        )
+        raise UserError(f"the scores of {bad} of {videos} videos are not finite; the training has probably diverged")
     ranked = np.argsort(-scores_NC, axis=1, kind="stable")
     predicted = ranked[:, 0]
     confusion = np.zeros((classes, classes), np.int64)
@@ -82,15 +78,11 @@ def match_classes(model: tuple[str, ...], data: tuple[str, ...], labels: IntArra
         UserError: a class that occurs is not in `model`; `where` names the data set in the message.
     """
     known = {name: number for number, name in enumerate(model)}
-    table = np.array(
-        [known.get(name, -2) for name in data] + [-1], dtype=np.int64
-    )  # index −1 is the last entry
+    table = np.array([known.get(name, -2) for name in data] + [-1], dtype=np.int64)  # index −1 is the last entry
     matched = table[labels]
     unknown = sorted({data[c] for c in np.unique(labels[matched == -2])})
     if unknown:
-        some = ", ".join(map(repr, unknown[:5])) + (
-            f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        )
+        some = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise UserError(
             f"{where} has classes the model was not trained on: {some}; it knows {len(model)}: "
             f"{', '.join(model[:8])}{', …' if len(model) > 8 else ''}. Rename them "
