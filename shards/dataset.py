@@ -1,0 +1,282 @@
+"""Opening and reading a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards import jpeg
+from shards.errors import DataError, UserError
+from shards.keys import key_hash
+from shards.meta import Meta, read_meta
+from shards.reader import ColumnReader
+from shards.samples import SampleRow, SampleTable
+from shards.selection import select
+from shards.spec import VideoFacts
+from shards.storage import Storage, open_storage
+from shards.tarwriter import read_info
+
+Frames = Sequence[int] | npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What is known about a sample.
+
+    Attributes:
+        number: its place in the data set.
+        key: its key; `video`: the key of the video it is, or is a segment of.
+        label: class name, None without label; `label_index`: its place in the class list, −1 without.
+        frames: how many; `fps`: frames a second, the mean where the rate varies.
+        height, width: of the stored frames.
+        splits, group, caption: as the sample table has them.
+    """
+
+    number: int
+    key: str
+    video: str
+    label: str | None
+    label_index: int
+    frames: int
+    fps: float
+    height: int
+    width: int
+    splits: tuple[str, ...]
+    group: str | None
+    caption: str | None
+    _info: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """KEY.json: where the video came from and what it was (read when first asked for)."""
+        return self._info()
+
+
+def open_dataset(url: str | Path, *, columns: Sequence[str] = ("rgb",)) -> Dataset:
+    """Open a packed data set; maps its tables, so size costs neither time nor memory.
+
+    Args:
+        url: the DEST of `vidprep pack`: a path or file:// URL.
+        columns: those that will be read.
+
+    Raises:
+        UserError: there is no finished data set, or it has no such column.
+        DataError: its files do not agree with each other.
+        StorageError: the place cannot be reached.
+    """
+    storage = open_storage(url)
+    return Dataset(storage, read_meta(storage), columns=columns)
+
+
+class Dataset:
+    """A data set, open for reading. Safe for threads; pickles as its address and what dataset.json said when it was
+    opened, so that a worker process sees the same columns and labels.
+
+    Attributes:
+        url: absolute path.
+        meta: contents of dataset.json.
+        table: the sample table.
+    """
+
+    def __init__(self, storage: Storage, meta: Meta, *, columns: Sequence[str] = ("rgb",), verify: bool = True) -> None:
+        self.url, self.meta = storage.url, meta
+        self.storage = storage
+        self.table = SampleTable(storage, meta, verify=verify)
+        self._columns: dict[str, ColumnReader] = {}
+        for name in columns:
+            if name not in meta.columns:
+                raise UserError(f"{self.url} has no column {name!r}; it has: {', '.join(meta.columns)}")
+            self._columns[name] = ColumnReader(storage, name, meta.columns[name], meta)
+            if self._columns[name].keys_digest != self.table.header["keys_digest"]:
+                raise DataError(
+                    f"{self.url}/{meta.columns[name].folder}/index.bin and {meta.samples_stem}.bin are not of the same "
+                    "samples; run the same vidprep pack command again"
+                )
+        if not columns:
+            raise UserError(f"name at least one column; {self.url} has: {', '.join(meta.columns)}")
+        self._main = self._columns[columns[0]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.url, self.meta, tuple(self._columns))
+
+    def __len__(self) -> int:
+        return self.meta.samples
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their indices."""
+        return self.meta.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of all splits."""
+        return self.meta.splits
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """(N,) class indices, −1 for none."""
+        return self.table.labels
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """(N,) group numbers, −1 for none."""
+        return self.table.groups
+
+    @property
+    def frame_counts(self) -> npt.NDArray[np.int64]:
+        """(N,) frames of every sample."""
+        return self._main.samples["frames"].astype(np.int64)
+
+    @property
+    def records(self) -> npt.NDArray[np.void]:
+        """(N,) records of the first column's index.bin (`shards.index.SAMPLE`)."""
+        return self._main.samples
+
+    def __getitem__(self, i: int) -> Sample:
+        """Sample number `i`; negative numbers count from the end. Raises IndexError."""
+        i = self._number(i)
+        row, record = self._row(i), self._main.samples[i]
+        label = int(self.table.records[i]["label"])
+        return Sample(
+            number=i,
+            key=row.key,
+            video=row.video or row.key,
+            label=None if label < 0 else self.classes[label],
+            label_index=label,
+            frames=int(record["frames"]),
+            fps=float(record["fps"]),
+            height=int(record["height"]),
+            width=int(record["width"]),
+            splits=row.splits,
+            group=row.group,
+            caption=row.caption,
+            _info=_Info(self, i),
+        )
+
+    def key(self, i: int) -> str:
+        """Key of sample number `i`."""
+        return self._main.key(self._number(i))
+
+    def number(self, key: str) -> int:
+        """Number of the sample with this key. Raises UserError where there is none."""
+        wanted = np.uint64(key_hash(key))
+        hashes, order = self._by_hash
+        at = int(np.searchsorted(hashes, wanted))
+        while at < len(order) and hashes[at] == wanted:
+            i = int(order[at])
+            if self._main.key(i) == key:
+                return i
+            at += 1
+        raise UserError(f"{self.url} has no sample {key!r}; the keys stand in {self.meta.samples_stem}.jsonl")
+
+    def by_key(self, key: str) -> Sample:
+        """The sample with this key. Raises UserError where there is none."""
+        return self[self.number(key)]
+
+    def facts(self, i: int) -> VideoFacts:
+        """What clip plans depend on."""
+        i = self._number(i)
+        record = self._main.samples[i]
+        return VideoFacts(
+            frames=int(record["frames"]),
+            height=int(record["height"]),
+            width=int(record["width"]),
+            times_us=self._main.times_us(i),
+        )
+
+    def jpegs(self, i: int, wanted: Frames, *, column: str | None = None) -> list[memoryview]:
+        """Encoded frames, verified; reads only their bytes, each once.
+
+        Args:
+            wanted: (T,) frame numbers from 0, in any order, repeats allowed.
+
+        Raises:
+            IndexError: the sample or a frame does not exist.
+            DataError: stored bytes are damaged; names shard, key and repair command.
+        """
+        found = self._reader(column).read(self._number(i), wanted)
+        return [found[int(number)] for number in wanted]
+
+    def frames(self, i: int, wanted: Frames, *, column: str | None = None) -> npt.NDArray[np.uint8]:
+        """Decoded frames, (T,H,W,3) RGB uint8; arguments and errors as in `jpegs`. Each is decoded once."""
+        i = self._number(i)
+        reader = self._reader(column)
+        record = reader.samples[i]
+        found = reader.read(i, wanted)
+        out = np.empty((len(wanted), int(record["height"]), int(record["width"]), 3), np.uint8)
+        place_of: dict[int, int] = {}
+        for place, number in enumerate(map(int, wanted)):
+            if number in place_of:
+                out[place] = out[place_of[number]]
+                continue
+            place_of[number] = place
+            try:
+                jpeg.decode(found[number], out=out[place])
+            except ValueError as error:
+                what = f"frame {number} is not the JPEG it should be ({error})"
+                raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+        return out
+
+    def select(
+        self, *, split: str | None = None, keep: float | str | Path | None = None, seed: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """(n,) ascending sample numbers of a split, thinned out by `keep`; see `shards.selection.select`."""
+        return select(self, split=split, keep=keep, seed=seed)
+
+    @cached_property
+    def _by_hash(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        hashes = np.ascontiguousarray(self._main.samples["key_hash"])
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
+
+    def _row(self, i: int) -> SampleRow:
+        row = self.table.row(i)
+        if key_hash(row.key) != self._main.samples[i]["key_hash"]:
+            raise DataError(
+                f"{self.url}/{self.meta.samples_stem}.jsonl:{i + 1} is of {row.key}, not of {self._main.key(i)}; "
+                "run the same vidprep pack command again"
+            )
+        return row
+
+    def _reader(self, column: str | None) -> ColumnReader:
+        if column is None:
+            return self._main
+        if column not in self._columns:
+            raise UserError(
+                f"column {column!r} is not open; open_dataset(url, columns=…) has: {', '.join(self._columns)}"
+            )
+        return self._columns[column]
+
+    def _number(self, i: int) -> int:
+        n = self.meta.samples
+        if not -n <= i < n:
+            raise IndexError(f"sample {i} does not exist; {self.url} has {n}")
+        return int(i) if i >= 0 else int(i) + n
+
+
+@dataclass(frozen=True)
+class _Info:
+    """Reads KEY.json of a sample when called; an object, so that samples can be pickled."""
+
+    dataset: Dataset
+    number: int
+
+    def __call__(self) -> dict[str, Any]:
+        reader = self.dataset._main
+        record = reader.samples[self.number]
+        try:
+            return read_info(reader.info(self.number))
+        except ValueError as error:
+            what = f"its description is not JSON ({error})"
+            raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+
+
+def _reopen(url: str, meta: Meta, columns: tuple[str, ...]) -> Dataset:
+    # The process that pickled it verified the whole sample table already.
+    return Dataset(open_storage(url), meta, columns=columns, verify=False)

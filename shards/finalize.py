@@ -1,0 +1,204 @@
+"""From finished shards to a data set: index.bin, the sample table and, last and in one step, dataset.json."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import DataError, UserError
+from shards.index import SAMPLE, SHARD, ShardIndex, build_index, parse_idx
+from shards.meta import NAME, ColumnMeta, Meta, read_meta, write_meta
+from shards.plan import read_plan
+from shards.receipts import Receipt, has_receipt, read_receipt, stem
+from shards.samples import SampleRow, SampleTable, write_samples
+from shards.storage import MissingError, Storage, open_storage
+from shards.tarwriter import read_info
+
+_AGAIN = "run the same vidprep pack command again"
+
+
+@dataclass(frozen=True)
+class _Shard:
+    receipt: Receipt
+    index: ShardIndex
+    videos: Sequence[Mapping[str, Any]]
+
+
+def finalize(dest: str | Path | Storage) -> Meta:
+    """Make the finished shards of the `rgb` column a data set. Needs nothing but plan, receipts and indexes.
+
+    Running it again changes nothing; labels given by `vidprep annotate` stay, also when shards were written anew.
+
+    Raises:
+        UserError: shards are missing (says how many), or no video could be packed.
+        DataError: a shard's files do not belong together, or two samples have the same key.
+    """
+    storage = dest if not isinstance(dest, (str, Path)) else open_storage(dest)
+    plan = read_plan(storage)
+    folder = "rgb"
+    planned = list(plan.shards())
+    missing = [number for number, _ in planned if not has_receipt(storage, folder, number)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(planned)} shards of {storage.url} are not finished (the first: "
+            f"{stem(folder, missing[0])}); {_AGAIN}, it goes on where it stopped"
+        )
+    shards = [_Shard(*_load(storage, folder, number), videos) for number, videos in planned]
+    samples, records = _join(shards)
+    if not len(samples):
+        bad = sum(verdict.level == "bad" for shard in shards for verdict in shard.receipt.verdicts)
+        raise UserError(
+            f"{storage.url} would be empty: none of the planned videos has a sample ({bad} bad ones); the receipts in "
+            f"{storage.url}/{folder} say why"
+        )
+    _refuse_duplicates(shards, samples)
+    index = build_index(samples, records)
+    column = ColumnMeta(
+        kind="rgb",
+        folder=folder,
+        producer="vidprep pack",
+        parameters=_common_parameters(storage, shards),
+    )
+    rows = [row for shard in shards for row in _rows(storage, folder, shard)]
+    meta = Meta(
+        name=str(plan.options["name"]),
+        columns={"rgb": column},
+        size=dict(plan.options["size"]),
+        classes=tuple(plan.options["classes"]),
+        splits=tuple(sorted({name for row in rows for name in row.splits})),
+        samples=len(samples),
+        shards=len(shards),
+    )
+    return _publish(storage, meta, index, rows)
+
+
+def _publish(storage: Storage, meta: Meta, index: bytes, rows: list[SampleRow]) -> Meta:
+    where = f"{meta.columns['rgb'].folder}/index.bin"
+    if storage.exists(NAME):
+        present = read_meta(storage)
+        table = SampleTable(storage, present)
+        if storage.exists(where) and storage.read(where) == index and present.samples == meta.samples:
+            return present
+        # Some shards were written anew: what was annotated since then stays.
+        known = {row.key: row for row in table.rows()}
+        rows = [known.get(row.key, row) for row in rows]
+        splits = tuple(sorted({name for row in rows for name in row.splits}))
+        extra = tuple(name for name in meta.classes if name not in present.classes)
+        columns = {**present.columns, **meta.columns}
+        meta = replace(present, columns=columns, samples=meta.samples, shards=meta.shards)
+        meta = replace(meta, classes=present.classes + extra, splits=splits)
+        name = write_samples(storage, rows, classes=meta.classes, splits=splits)
+    else:
+        name = write_samples(storage, rows, classes=meta.classes, splits=meta.splits, stem="samples")
+    meta = replace(meta, samples_stem=name)
+    storage.put(where, index, replace=True)
+    write_meta(storage, meta)
+    return meta
+
+
+def _load(storage: Storage, folder: str, number: int) -> tuple[Receipt, ShardIndex]:
+    """Receipt and index of a shard, proved to belong together."""
+    receipt = read_receipt(storage, folder, number)
+    name = f"{storage.url}/{stem(folder, number)}"
+    repair = f"remove {name}.json and {_AGAIN} to write the shard anew"
+    try:
+        data = storage.read(f"{stem(folder, number)}.idx")
+        tar_size = storage.size(f"{stem(folder, number)}.tar")
+    except MissingError as error:
+        raise DataError(f"{error} though its receipt does; {repair}") from error
+    if hashlib.sha256(data).hexdigest() != receipt.idx_sha256:
+        raise DataError(f"{name}.idx is not the one its receipt describes; {repair}")
+    if tar_size != receipt.tar_size:
+        raise DataError(f"{name}.tar has {tar_size} bytes instead of {receipt.tar_size}; {repair}")
+    index = parse_idx(np.frombuffer(data, np.uint8), f"{name}.idx")
+    if int(index.header["shard"]) != number:
+        raise DataError(f"{name}.idx is that of shard {index.header['shard']}; {repair}")
+    return receipt, index
+
+
+def _join(shards: Sequence[_Shard]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Records of all samples and of all shards."""
+    records = np.zeros(len(shards), SHARD)
+    parts = [shard.index.samples for shard in shards]
+    first = 0
+    for record, shard in zip(records, shards, strict=True):
+        header = shard.index.header
+        record["tar_size"] = header["tar_size"]
+        record["idx_size"] = shard.receipt.idx_size
+        record["first"] = first
+        record["samples"] = header["samples"]
+        record["idx_crc32"] = header["crc32"]
+        record["tar_digest"] = header["tar_digest"]
+        record["frames"] = header["frames"]
+        first += int(header["samples"])
+    return np.concatenate([np.empty(0, SAMPLE), *parts]), records
+
+
+def _refuse_duplicates(shards: Sequence[_Shard], samples: npt.NDArray[np.void]) -> None:
+    values, counts = np.unique(samples["key_hash"], return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    if not suspects:
+        return
+    seen: dict[str, int] = {}
+    for number, shard in enumerate(shards):
+        for key, value in zip(shard.index.all_keys(), shard.index.samples["key_hash"].tolist(), strict=True):
+            if value in suspects and key in seen:
+                raise DataError(
+                    f"key {key} stands in shard {seen[key]} and in shard {number}; keys must be unique: mend the "
+                    "manifest and pack it into an empty folder"
+                )
+            seen[key] = number
+
+
+def _rows(storage: Storage, folder: str, shard: _Shard) -> Iterator[SampleRow]:
+    """The sample table's rows of a shard: the plan's, repeated for every segment of a video."""
+    videos = {str(video["key"]): video for video in shard.videos}
+    keys = shard.index.all_keys()
+    for place, key in enumerate(keys):
+        owner = key if key in videos else _video_of(storage, folder, shard, place)
+        video = videos.get(owner)
+        if video is None:
+            raise DataError(
+                f"sample {key} of {storage.url}/{stem(folder, shard.receipt.shard)}.tar is of no video that the plan "
+                f"gave to this shard; remove its .json and {_AGAIN} to write the shard anew"
+            )
+        segment = owner != key
+        yield SampleRow(
+            key=key,
+            label=video.get("label"),
+            splits=tuple(video.get("splits") or ()),
+            group=video.get("group") or (owner if segment else None),
+            caption=video.get("caption"),
+            video=owner if segment else None,
+        )
+
+
+def _video_of(storage: Storage, folder: str, shard: _Shard, place: int) -> str:
+    """The key of the video that a segment belongs to, from its KEY.json."""
+    member = shard.index.members[place]
+    name = f"{stem(folder, shard.receipt.shard)}.tar"
+    data = storage.get_range(name, int(member["info_offset"]), int(member["info_size"]))
+    try:
+        return str(read_info(data).get("video"))
+    except ValueError as error:
+        raise DataError(
+            f"{storage.url}/{name}, sample {shard.index.key(place)}: its description is not JSON ({error}); "
+            f"run vidprep check {storage.url}"
+        ) from error
+
+
+def _common_parameters(storage: Storage, shards: Sequence[_Shard]) -> dict[str, Any]:
+    first = dict(shards[0].receipt.parameters)
+    for shard in shards[1:]:
+        if dict(shard.receipt.parameters) != first:
+            raise DataError(
+                f"{storage.url}/{stem('rgb', shard.receipt.shard)} was made with {dict(shard.receipt.parameters)}, "
+                f"the first shard with {first}; remove its .json and {_AGAIN} to write the shard anew"
+            )
+    return first

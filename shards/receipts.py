@@ -1,0 +1,125 @@
+"""Receipts: what a finished shard holds and how it was made. A shard exists when its receipt does."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from shards.errors import DataError
+from shards.storage import Storage
+from shards.text import to_json
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was wrong with one video.
+
+    Attributes:
+        key: the video's key.
+        source: where it is, relative to the manifest's root.
+        level: "bad" (it has no sample) or "warning" (packed all the same).
+        code: short word to count by, such as `truncated`.
+        message: what is wrong, for people.
+        command: what repairs it, ready to paste; empty where nothing does.
+    """
+
+    key: str
+    source: str
+    level: Literal["bad", "warning"]
+    code: str
+    message: str
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Of one shard of one column.
+
+    Attributes:
+        column: the column's folder, `rgb`.
+        shard: its number.
+        samples, frames: how many it holds.
+        payload_bytes: bytes of all payloads, without tar headers and descriptions.
+        tar_size, tar_sha256, idx_size, idx_sha256: its two files.
+        parameters: what its bytes depend on besides the source.
+        verdicts: on the videos the plan gave to this shard.
+        versions: of the packages that made it.
+        run: times, host, … ; the only part that differs between two runs.
+    """
+
+    column: str
+    shard: int
+    samples: int
+    frames: int
+    payload_bytes: int
+    tar_size: int
+    tar_sha256: str
+    idx_size: int
+    idx_sha256: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def stem(folder: str, shard: int) -> str:
+    """Name of a shard's files without extension: `rgb/000007`."""
+    return f"{folder}/{shard:06d}"
+
+
+def package_versions(*packages: str) -> dict[str, str]:
+    """Versions of installed packages, of Python, and the instruction set: what bytes may depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_receipt(storage: Storage, receipt: Receipt) -> None:
+    """Publish the receipt, which finishes its shard. An existing one is a StorageError."""
+    data = {"receipt": VERSION, **asdict(receipt)}
+    storage.put(f"{stem(receipt.column, receipt.shard)}.json", (to_json(data, indent=1) + "\n").encode())
+
+
+def has_receipt(storage: Storage, folder: str, shard: int) -> bool:
+    return storage.exists(f"{stem(folder, shard)}.json")
+
+
+def read_receipt(storage: Storage, folder: str, shard: int) -> Receipt:
+    """Raises: MissingError: the shard is not finished. DataError: the file is not a receipt."""
+    name = f"{stem(folder, shard)}.json"
+    try:
+        data = json.loads(storage.read(name))
+        number = data.pop("receipt")
+        if number > VERSION:
+            raise DataError(
+                f"{storage.url}/{name} has format version {number}; this vidprep reads up to {VERSION}: "
+                "pip install -U vidprep"
+            )
+        verdicts = tuple(Verdict(**verdict) for verdict in data.pop("verdicts"))
+        receipt = Receipt(**data, verdicts=verdicts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{storage.url}/{name} is not a receipt ({error}); remove it and run the same vidprep pack command "
+            "again to write this shard anew"
+        ) from error
+    if (receipt.column, receipt.shard) != (folder, shard):
+        raise DataError(f"{storage.url}/{name} is the receipt of {stem(receipt.column, receipt.shard)}")
+    return receipt
+
+
+def read_receipts(storage: Storage, folder: str) -> Iterator[Receipt]:
+    """All receipts of a column in the order of shards."""
+    for name in storage.list(folder):
+        base, dot, extension = name.partition(".")
+        if dot and extension == "json" and base.isdecimal():
+            yield read_receipt(storage, folder, int(base))

@@ -1,0 +1,327 @@
+"""The sample table: labels, splits, groups and captions, beside the tars and replaced without touching them.
+
+`samples.jsonl` is for people, `samples.bin` is compiled from it: fixed width, mapped into memory. docs/format.md has
+the layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.annotations import read_changes
+from shards.errors import DataError, UserError
+from shards.index import HEADER_SIZE, keys_digest
+from shards.keys import key_hash
+from shards.meta import Meta, read_meta, write_meta
+from shards.receipts import read_receipts
+from shards.storage import MissingError, Storage, open_storage
+from shards.text import to_json
+
+VERSION = 1
+MAX_SPLITS = 64
+NO_GROUP = 0xFFFFFFFF
+_MAGIC = b"VPSAMPL\0"
+
+HEADER = np.dtype(
+    [
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("record_size", "<u4"),
+        ("samples", "<u8"),
+        ("groups", "<u4"),
+        ("crc32", "<u4"),  # of everything after the header
+        ("lines_size", "<u8"),  # of the .jsonl file
+        ("lines_crc32", "<u4"),
+        ("reserved0", "V4"),
+        ("keys_digest", "<u8"),  # as in index.bin
+        ("reserved1", "V8"),
+    ]
+)
+RECORD = np.dtype(
+    [
+        ("label", "<i4"),  # index in dataset.json's classes, −1 for none
+        ("group", "<u4"),  # numbered by first appearance, 0xFFFFFFFF for none
+        ("splits", "<u8"),  # bit b: in split number b of dataset.json
+        ("line", "<u8"),  # offset of the sample's line in the .jsonl file
+        ("line_size", "<u4"),  # with its newline
+        ("reserved", "V4"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """One line of samples.jsonl. `video`: key of the video that a segment is part of, None for whole videos."""
+
+    key: str
+    label: str | None = None
+    splits: tuple[str, ...] = ()
+    group: str | None = None
+    caption: str | None = None
+    video: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateReport:
+    """What `annotate` did: how many lines the file has, samples it changed, and lines for videos without sample
+    (bad ones); the tables in force now."""
+
+    lines: int
+    changed: int
+    without_sample: int
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    samples_stem: str
+
+
+class SampleTable:
+    """Rows of all samples in the order of the data set.
+
+    Raises:
+        DataError: the two files do not agree with each other or with dataset.json, e.g. samples.jsonl was edited
+            by hand (found with `verify`, which reads all of it).
+    """
+
+    def __init__(self, storage: Storage, meta: Meta, *, verify: bool = True) -> None:
+        self._where = f"{storage.url}/{meta.samples_stem}"
+        self.split_names = meta.splits
+        self._labels = (*meta.classes,)
+        try:
+            data = storage.map(f"{meta.samples_stem}.bin")
+            self._lines = storage.map(f"{meta.samples_stem}.jsonl")
+        except MissingError as error:
+            raise DataError(f"{error}; {_REPAIR}") from error
+        if data.size < HEADER_SIZE or data[:8].tobytes() != _MAGIC:
+            raise DataError(f"{self._where}.bin is not a sample table ({data.size} bytes); {_REPAIR}")
+        self.header = data[:HEADER_SIZE].view(HEADER)[0]
+        if self.header["version"] > VERSION:
+            raise DataError(
+                f"{self._where}.bin has format version {self.header['version']}; this vidprep reads up to {VERSION}: "
+                "pip install -U vidprep"
+            )
+        n = int(self.header["samples"])
+        if n != meta.samples or data.size != HEADER_SIZE + n * RECORD.itemsize:
+            raise DataError(
+                f"{self._where}.bin has {data.size} bytes for {n} samples; {meta.samples} are expected; {_REPAIR}"
+            )
+        if verify and zlib.crc32(data[HEADER_SIZE:].data) != self.header["crc32"]:
+            raise DataError(f"{self._where}.bin does not agree with its own checksum; {_REPAIR}")
+        size = int(self.header["lines_size"])
+        if self._lines.size != size or (verify and zlib.crc32(self._lines.data) != self.header["lines_crc32"]):
+            raise DataError(
+                f"{self._where}.jsonl was changed after samples.bin was compiled from it ({self._lines.size} bytes, "
+                f"{size} expected); put changes into a file of their own: vidprep annotate {storage.url} FILE"
+            )
+        self.records: npt.NDArray[np.void] = data[HEADER_SIZE:].view(RECORD)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """(N,) class indices, −1 for none."""
+        return np.ascontiguousarray(self.records["label"])
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """(N,) group numbers, −1 for none."""
+        groups = self.records["group"].astype(np.int64)
+        return np.where(groups == NO_GROUP, -1, groups)
+
+    def mask(self, split: str) -> npt.NDArray[np.bool_]:
+        """(N,) which samples are in a split. Raises UserError for an unknown one."""
+        if split not in self.split_names:
+            known = ", ".join(self.split_names) or "none (vidprep annotate adds them)"
+            raise UserError(f"there is no split {split!r}; splits of this data set: {known}")
+        bit = np.uint64(1 << self.split_names.index(split))
+        return np.asarray(self.records["splits"] & bit != 0)
+
+    def row(self, i: int) -> SampleRow:
+        record = self.records[i]
+        start = int(record["line"])
+        return self._parse(self._lines[start : start + int(record["line_size"])].tobytes(), i)
+
+    def group(self, i: int) -> str | None:
+        return self.row(i).group
+
+    def caption(self, i: int) -> str | None:
+        return self.row(i).caption
+
+    def rows(self) -> Iterator[SampleRow]:
+        """All rows in order."""
+        for i in range(len(self)):
+            yield self.row(i)
+
+    def _parse(self, line: bytes, i: int) -> SampleRow:
+        try:
+            fields = json.loads(line)
+            fields["splits"] = tuple(fields.get("splits", ()))
+            return SampleRow(**fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{self._where}.jsonl:{i + 1} is not a sample's line ({error}); {_REPAIR}") from error
+
+
+_REPAIR = "remove dataset.json and run the same vidprep pack command again, then vidprep annotate if it was used"
+
+
+def build_samples(rows: Iterable[SampleRow], *, classes: Sequence[str], splits: Sequence[str]) -> tuple[bytes, bytes]:
+    """Contents of samples.jsonl and samples.bin.
+
+    Raises:
+        UserError: a label is not in `classes`, or there are more than 64 splits.
+    """
+    if len(splits) > MAX_SPLITS:
+        raise UserError(f"there are {len(splits)} splits; at most {MAX_SPLITS} are allowed")
+    label_of = {name: i for i, name in enumerate(classes)}
+    bit_of = {name: 1 << i for i, name in enumerate(splits)}
+    groups: dict[str, int] = {}
+    lines: list[bytes] = []
+    records: list[tuple[Any, ...]] = []
+    hashes: list[int] = []
+    position = 0
+    for row in rows:
+        label = -1 if row.label is None else label_of.get(row.label, -2)
+        if label == -2:
+            raise UserError(f"label {row.label!r} of {row.key} is not one of the {len(classes)} classes")
+        group = NO_GROUP if row.group is None else groups.setdefault(row.group, len(groups))
+        line = _format(row)
+        bits = sum(bit_of[name] for name in set(row.splits))
+        records.append((label, group, bits, position, len(line), b""))
+        lines.append(line)
+        hashes.append(key_hash(row.key))
+        position += len(line)
+    text = b"".join(lines)
+    body = np.array(records, RECORD).tobytes()
+    header = np.zeros((), HEADER)
+    values = {
+        "magic": _MAGIC,
+        "version": VERSION,
+        "record_size": RECORD.itemsize,
+        "samples": len(records),
+        "groups": len(groups),
+        "crc32": zlib.crc32(body),
+        "lines_size": len(text),
+        "lines_crc32": zlib.crc32(text),
+        "keys_digest": keys_digest(np.array(hashes, np.uint64)),
+    }
+    for name, value in values.items():
+        header[name] = value
+    return text, header.tobytes() + body
+
+
+def write_samples(
+    storage: Storage,
+    rows: Iterable[SampleRow],
+    *,
+    classes: Sequence[str],
+    splits: Sequence[str],
+    stem: str | None = None,
+) -> str:
+    """Write the table's two files; in force once dataset.json names their stem.
+
+    Args:
+        stem: None gives `samples-<digest>`, a name that no other table has.
+
+    Returns:
+        The stem.
+    """
+    text, table = build_samples(rows, classes=classes, splits=splits)
+    if stem is None:
+        tables = to_json([list(classes), list(splits)]).encode()
+        stem = f"samples-{hashlib.sha256(text + tables).hexdigest()[:8]}"
+    storage.put(f"{stem}.jsonl", text, replace=True)
+    storage.put(f"{stem}.bin", table, replace=True)
+    return stem
+
+
+def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = None) -> AnnotateReport:
+    """Replace labels, splits, groups and captions of a packed data set by those of a file.
+
+    Args:
+        url: the data set.
+        file: JSON lines or CSV, see `shards.annotations.read_changes`; keys are those of samples, or of videos where
+            the data set holds segments. What the file does not mention stays.
+        classes: the new class list. None: the present one, new names appended in alphabetical order.
+
+    Raises:
+        UserError: the file cannot be understood, has keys the data set has not, or labels that are not in `classes`.
+    """
+    storage = open_storage(url)
+    meta = read_meta(storage)
+    changes = read_changes(file)
+    used: set[str] = set()
+    changed = 0
+    rows: list[SampleRow] = []
+    for row in SampleTable(storage, meta).rows():
+        key = row.key if row.key in changes else row.video
+        change = changes.get(key) if key is not None else None
+        new = replace(row, **change) if change else row
+        if change is not None and key is not None:
+            used.add(key)
+        changed += new != row
+        rows.append(new)
+    without_sample = _check_unused(storage, meta, file, changes.keys() - used)
+    labels = {row.label for row in rows if row.label is not None}
+    table = _class_table(meta.classes, labels, classes, file)
+    splits = tuple(sorted({name for row in rows for name in row.splits}))
+    stem = write_samples(storage, rows, classes=table, splits=splits)
+    write_meta(storage, replace(meta, classes=table, splits=splits, samples_stem=stem))
+    return AnnotateReport(
+        lines=len(changes),
+        changed=changed,
+        without_sample=without_sample,
+        classes=table,
+        splits=splits,
+        samples_stem=stem,
+    )
+
+
+def _check_unused(storage: Storage, meta: Meta, file: Path, unused: Iterable[str]) -> int:
+    """How many of the keys are those of bad videos; any other is a UserError."""
+    missing = set(unused)
+    if not missing:
+        return 0
+    bad = {
+        verdict.key
+        for column in meta.columns.values()
+        for receipt in read_receipts(storage, column.folder)
+        for verdict in receipt.verdicts
+    }
+    unknown = sorted(missing - bad)
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise UserError(
+            f"{file} has {len(unknown)} keys that {storage.url} has not: {', '.join(unknown[:5])}{more}; "
+            f"the keys stand in {storage.url}/{meta.samples_stem}.jsonl"
+        )
+    return len(missing)
+
+
+def _class_table(
+    present: tuple[str, ...], labels: set[str], wanted: Sequence[str] | None, file: Path
+) -> tuple[str, ...]:
+    if wanted is None:
+        return present + tuple(sorted(labels - set(present)))
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"the class list names a class twice: {', '.join(map(repr, wanted))}")
+    if outside := sorted(labels - set(wanted)):
+        raise UserError(
+            f"after {file}, samples have labels that the class list of {len(wanted)} has not: "
+            f"{', '.join(map(repr, outside[:5]))}; add them to the list or give those samples other labels"
+        )
+    return tuple(wanted)
+
+
+def _format(row: SampleRow) -> bytes:
+    fields = {name: value for name, value in asdict(row).items() if value is not None and value != ()}
+    return (to_json(fields) + "\n").encode()

@@ -1,0 +1,200 @@
+"""Where data sets live. Every access of this package to stored bytes goes through a `Storage`."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import StorageError, UserError
+from shards.publish import Aside
+
+
+class MissingError(StorageError):
+    """An object that does not exist, in a store that can be reached."""
+
+
+@dataclass
+class ReadStats:
+    """What has been read through a storage, without mapped memory: calls and bytes."""
+
+    reads: int = 0
+    bytes: int = 0
+
+
+class Reader(Protocol):
+    """An open object, for many small reads."""
+
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer where the object ends. Safe to call from several threads."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Storage(Protocol):
+    """A data set's folder. Names are relative, with `/` between folders."""
+
+    url: str
+    stats: ReadStats
+
+    def exists(self, name: str) -> bool: ...
+    def size(self, name: str) -> int:
+        """Bytes. Raises MissingError."""
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names of the objects directly in a folder, without the folder; empty where there is none."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole object. Raises MissingError."""
+        ...
+
+    def get_range(self, name: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`. Raises MissingError."""
+        ...
+
+    def open(self, name: str) -> Reader:
+        """Raises MissingError."""
+        ...
+
+    def map(self, name: str) -> npt.NDArray[np.uint8]:
+        """The object's bytes as a read-only array, in memory only where touched. Raises MissingError."""
+        ...
+
+    def create(self, name: str) -> Aside:
+        """A new object, visible when published."""
+        ...
+
+    def put(self, name: str, data: bytes, *, replace: bool = False) -> None:
+        """Publish a small object in one step; without `replace` its existence is a StorageError."""
+        ...
+
+
+def open_storage(url: str | Path) -> Storage:
+    """The storage of a path or a `file://` URL.
+
+    Raises:
+        UserError: another scheme.
+    """
+    text = str(url)
+    parts = urlsplit(text)
+    if "://" not in text:
+        return LocalStorage(Path(text))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return LocalStorage(Path(unquote(parts.path)))
+    raise UserError(
+        f"{text} is not a place this version can use: allowed are a local path or file:///path; "
+        "mount the bucket or copy the data set to a disk first"
+    )
+
+
+class LocalStorage:
+    """A folder on a file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.url = str(self.root)
+        self.stats = ReadStats()
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def size(self, name: str) -> int:
+        try:
+            return (self.root / name).stat().st_size
+        except OSError as error:
+            raise _cannot_read(self.root / name, error) from error
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            return sorted(p.name for p in (self.root / folder).iterdir() if not p.name.startswith("."))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _cannot_read(self.root / folder, error) from error
+
+    def read(self, name: str) -> bytes:
+        reader = self.open(name)
+        try:
+            return reader.read(0, reader.size)
+        finally:
+            reader.close()
+
+    def get_range(self, name: str, offset: int, size: int) -> bytes:
+        reader = self.open(name)
+        try:
+            return reader.read(offset, size)
+        finally:
+            reader.close()
+
+    def open(self, name: str) -> LocalReader:
+        return LocalReader(self.root / name, self.stats)
+
+    def map(self, name: str) -> npt.NDArray[np.uint8]:
+        try:
+            with (self.root / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:
+                    return np.empty(0, np.uint8)
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        except OSError as error:
+            raise _cannot_read(self.root / name, error) from error
+
+    def create(self, name: str) -> Aside:
+        return Aside(self.root / name)
+
+    def put(self, name: str, data: bytes, *, replace: bool = False) -> None:
+        aside = self.create(name)
+        try:
+            aside.write(data)
+            aside.publish(replace=replace)
+        finally:
+            aside.discard()
+
+
+class LocalReader:
+    """An open file; `os.pread` needs no position, so threads may share it."""
+
+    def __init__(self, path: Path, stats: ReadStats) -> None:
+        self._path = path
+        self._stats = stats
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _cannot_read(path, error) from error
+        self.size = os.fstat(self._handle).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._handle, size, offset)
+            while len(data) < size and (more := os.pread(self._handle, size - len(data), offset + len(data))):
+                data += more  # a read interrupted by a signal, or over 2 GiB, comes in parts
+        except OSError as error:
+            raise _cannot_read(self._path, error) from error
+        self._stats.reads += 1
+        self._stats.bytes += len(data)
+        return data
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            self.close()
+
+
+def _cannot_read(path: Path, error: OSError) -> StorageError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingError(f"{path} does not exist")
+    return StorageError(f"cannot read {path}: {error.strerror or error}")
