@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
@@ -38,7 +38,8 @@ class InputConvention:
             raise UserError(f"convention: scale is {self.scale!r}; allowed: 1.0 (0..1), 255.0 (0..255)")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
+            three = isinstance(values, Sequence) and len(values) == 3
+            if not three or (name == "std" and min(values) <= 0):
                 raise UserError(f"convention: {name} is {values}; three numbers are needed, std above 0")
             object.__setattr__(self, name, tuple(float(v) for v in values))
         object.__setattr__(self, "scale", float(self.scale))

@@ -81,7 +81,11 @@ class ResNet3d(Backbone):
 
     def __init__(self, *, conv: Conv, blocks: Sequence[int], base_width: int, convention: Convention) -> None:
         super().__init__(width=8 * check_base_width(base_width), convention=convention)
-        if len(blocks) != 4 or not all(isinstance(n, int) and n >= 1 for n in blocks):
+        if (
+            not isinstance(blocks, Sequence)
+            or len(blocks) != 4
+            or not all(isinstance(n, int) and n >= 1 for n in blocks)
+        ):
             raise UserError(f"backbone.blocks is {blocks!r}; four whole numbers of at least 1, such as [1, 1, 1, 1]")
         self.stem = conv_bn(conv(3, base_width, (3, 7, 7), (1, 2, 2)), base_width)
         before = base_width

@@ -8,8 +8,9 @@ from typing import Any
 
 from shards.errors import UserError
 from shards.plugins import load_object
-from trainer.config import DataConfig, validate
+from trainer.config import DataConfig
 from trainer.models.base import Backbone
+from trainer.strict import validate
 from trainer.tasks.base import Task
 from trainer.tasks.classify import Classify
 from trainer.tasks.pace import Pace

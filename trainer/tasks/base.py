@@ -9,8 +9,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from shards.spec import ClipSpec
-from trainer.config import DataConfig, Strict
+from trainer.config import DataConfig
 from trainer.models.base import Backbone
+from trainer.strict import Strict
 
 if TYPE_CHECKING:
     from trainer.data.batch import Batch

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from shards.errors import UserError
 from trainer.augment import augment
-from trainer.config import DataConfig, Strict
+from trainer.config import DataConfig
 from trainer.models.base import Backbone
+from trainer.strict import Strict
 from trainer.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from shards.errors import UserError
 from trainer.augment import augment
-from trainer.config import DataConfig, Strict
+from trainer.config import DataConfig
 from trainer.models.base import Backbone
+from trainer.strict import Strict
 from trainer.tasks.base import Task
 from trainer.tasks.losses import contrastive_loss, gather_ranks, same_context_pairs, same_pace_pairs
 

@@ -1,0 +1,188 @@
+"""Backbones: sizes, shapes, gradients, precision, memory format, options, refusals."""
+
+import pytest
+import torch
+
+from shards.errors import UserError
+from trainer.models import BACKBONES, Backbone, InputConvention, build_backbone
+
+TINY = {name: build_backbone(name, base_width=4) for name in BACKBONES}
+
+
+# reference/models.md section 0, column "backbone params"
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "width"),
+    [
+        ("c3d-bn", {}, 27_661_440, 512),
+        ("r3d-vcop", {}, 14_361_792, 512),
+        ("r3d-vcop", {"blocks": [2, 2, 2, 2]}, 33_166_272, 512),
+        ("r21d-vcop", {}, 14_365_303, 512),
+        ("r21d-vcop", {"blocks": [2, 2, 2, 2]}, 33_178_423, 512),
+        ("s3dg-pace", {}, 9_125_072, 1024),
+    ],
+)
+def test_parameters_are_those_of_the_reference(name, options, parameters, width):
+    with torch.device("meta"):
+        backbone = build_backbone(name, **options)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert backbone.width == width
+
+
+RESIDUAL = {
+    "stem": (64, 16, 56, 56),
+    "layer1": (64, 16, 56, 56),
+    "layer2": (128, 8, 28, 28),
+    "layer3": (256, 4, 14, 14),
+    "layer4": (512, 2, 7, 7),
+}
+C3D = {
+    "conv1": (64, 16, 112, 112),
+    "conv2": (128, 16, 56, 56),
+    "conv3": (256, 8, 28, 28),
+    "conv4": (512, 4, 14, 14),
+    "conv5": (512, 2, 7, 7),
+}
+S3DG = {
+    "stem": (64, 32, 112, 112),
+    "conv2": (192, 32, 56, 56),
+    "mixed3": (480, 32, 28, 28),
+    "mixed4": (832, 16, 14, 14),
+    "mixed5": (1024, 8, 7, 7),
+}
+# In place of the floor that other S3D-G have, pooling rounds up: 4x4 where they give 3x3.
+S3DG_SMALL = {
+    "stem": (64, 8, 56, 56),
+    "conv2": (192, 8, 28, 28),
+    "mixed3": (480, 8, 14, 14),
+    "mixed4": (832, 4, 7, 7),
+    "mixed5": (1024, 2, 4, 4),
+}
+
+
+# reference/models.md sections 1, 3, 4 and 8
+@pytest.mark.parametrize(
+    ("name", "clip", "maps"),
+    [
+        ("c3d-bn", (16, 112, 112), C3D),
+        ("r3d-vcop", (16, 112, 112), RESIDUAL),
+        ("r21d-vcop", (16, 112, 112), RESIDUAL),
+        ("s3dg-pace", (64, 224, 224), S3DG),
+        ("s3dg-pace", (16, 112, 112), S3DG_SMALL),
+    ],
+)
+def test_maps_have_the_shapes_of_the_reference(name, clip, maps):
+    with torch.no_grad():
+        features = build_backbone(name, base_width=8).eval()(torch.zeros(1, 3, *clip))
+    # An eighth of the reference's width, to be quick.
+    assert {stage: (8 * m.shape[1], *m.shape[2:]) for stage, m in features.maps.items()} == maps
+    assert list(features.maps) == list(maps)
+    assert features.last is features.maps[list(maps)[-1]]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_gradients_reach_every_parameter(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name, base_width=8)
+    backbone(torch.randn(2, 3, 8, 40, 48)).pooled.square().sum().backward()
+    assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_pooled_is_the_mean_of_the_last_map_also_in_bf16(name):
+    clip = torch.randn(2, 3, 8, 32, 48)
+    backbone = TINY[name].eval()
+    with torch.no_grad():
+        exact = backbone(clip)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = backbone(clip)
+    assert torch.allclose(exact.pooled, exact.last.mean((2, 3, 4)), atol=1e-6)
+    assert exact.pooled.shape == (2, backbone.width)
+    assert half.pooled.dtype == torch.float32
+    assert (half.pooled - exact.pooled).norm() < 0.1 * exact.pooled.norm()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_channels_last_gives_the_same(name):
+    clip = torch.randn(2, 3, 8, 32, 32)
+    backbone = build_backbone(name, base_width=4).eval()
+    with torch.no_grad():
+        plain = backbone(clip).pooled
+        backbone = backbone.to(memory_format=torch.channels_last_3d)
+        turned = backbone(clip.contiguous(memory_format=torch.channels_last_3d)).pooled
+    assert torch.allclose(plain, turned, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_smallest_clip_works_and_a_smaller_one_is_refused(name):
+    backbone = TINY[name].eval()
+    smallest = backbone.minimum
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 3, *smallest)).pooled.isfinite().all()
+        for axis, size in enumerate(smallest):
+            if size > 1:
+                clip = torch.randn(1, 3, *(s - (i == axis) for i, s in enumerate(smallest)))
+                with pytest.raises(UserError, match=r"at least 8 x 16 x 16 .*data\.crop"):
+                    backbone(clip)
+    with pytest.raises(UserError, match=r"\(B,3,T,H,W\); got \(1, 8, 3, 32, 32\)"):
+        backbone(torch.randn(1, 8, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("c3d", {}, "did you mean c3d-bn"),
+        ("c3d-bn", {"basewidth": 8}, "did you mean base_width"),
+        ("c3d-bn", {"blocks": [1, 1, 1, 1]}, "It takes: base_width, convention"),
+        ("s3dg-pace", {"base_width": 0}, "base_width is 0"),
+        ("r3d-vcop", {"base_width": 1.5}, "base_width is 1.5"),
+        ("r3d-vcop", {"blocks": [1, 1, 1]}, "four whole numbers"),
+        ("r21d-vcop", {"blocks": 2}, "four whole numbers"),
+        ("r3d-vcop", {"convention": {"channels": "gbr"}}, "allowed: rgb, bgr"),
+        ("r3d-vcop", {"convention": {"channel": "rgb"}}, "keys channels, scale, mean, std"),
+        ("r3d-vcop", {"convention": {"std": [1, 0, 1]}}, "std above 0"),
+        ("r3d-vcop", {"convention": {"mean": 0.5}}, "three numbers"),
+        ("r3d-vcop", {"convention": {"scale": 127}}, "allowed: 1.0"),
+        ("nowhere.py:Net", {}, "there is no file"),
+    ],
+)
+def test_wrong_options_are_explained(name, options, message):
+    with pytest.raises(UserError, match=message):
+        build_backbone(name, **options)
+
+
+def test_convention_is_an_option():
+    assert build_backbone("r3d-vcop", base_width=2).convention == InputConvention(channels="bgr", scale=255)
+    given = {"channels": "rgb", "scale": 1.0, "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
+    convention = build_backbone("r3d-vcop", base_width=2, convention=given).convention
+    assert convention == InputConvention(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+    assert convention.tree() == given
+
+
+OWN = """
+import torch
+from trainer.models.base import Backbone
+
+class Means(Backbone):
+    def __init__(self, *, times: int = 1) -> None:
+        super().__init__(width=3)
+        self.factor = torch.nn.Parameter(torch.full((1,), float(times)))
+
+    def stages(self, clip_BCTHW):
+        return {"only": clip_BCTHW * self.factor}
+
+def wrong():
+    return torch.nn.Linear(1, 1)
+"""
+
+
+def test_a_users_own_backbone(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    backbone = build_backbone(f"{file}:Means", times=2)
+    assert isinstance(backbone, Backbone)
+    clip = torch.randn(2, 3, 2, 4, 4)
+    assert torch.allclose(backbone(clip).pooled, 2 * clip.mean((2, 3, 4)), atol=1e-6)
+    with pytest.raises(UserError, match="It takes: times"):
+        build_backbone(f"{file}:Means", time=2)
+    with pytest.raises(UserError, match="made a Linear"):
+        build_backbone(f"{file}:wrong")
