@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import UserError
 from shards.plugins import load_object
-from vidprep.classes import check_classes, read_classes, write_classes
+from vidprep.classes import check_classes, classes_path, read_classes, write_classes
 from vidprep.folder import folder
 from vidprep.records import Video, write_manifest
 from vidprep.splits import ListReport, assign_lists, hold_out, shared_groups
@@ -85,11 +85,6 @@ def index(
     if len(table) == 1 and classes is None:
         warnings.append(f"all videos are of one class, {table[0]!r}: is {root} one folder too high?")
     return Index(videos=tuple(videos), classes=table, lists=tuple(lists), notes=tuple(notes), warnings=tuple(warnings))
-
-
-def classes_path(manifest: str | Path) -> Path:
-    """Where the class table of a manifest is: `<stem>.classes.txt` beside it."""
-    return Path(manifest).with_suffix(".classes.txt")
 
 
 def write_index(found: Index, manifest: str | Path) -> None:

@@ -26,7 +26,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     text = read_text(path, what="class table")
-    if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):
+    if path.suffix.lower() == ".json":
         return _from_json(parse_json(text, path), path)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
@@ -35,12 +35,20 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     return check_classes(lines, where=str(path))
 
 
+def classes_path(manifest: str | Path) -> Path:
+    """Where the class table of a manifest is: `<stem>.classes.txt` beside it."""
+    return Path(manifest).with_suffix(".classes.txt")
+
+
 def write_classes(path: str | Path, classes: Sequence[str]) -> None:
     """Write one name a line; `read_classes` gives the same table back."""
     path = Path(path)
+    # Names that all look numbered (`2 kicks`) would be read as numbers and names.
+    numbered = all(_NUMBERED.fullmatch(name) for name in classes)
+    lines = (f"{i} {name}\n" if numbered else f"{name}\n" for i, name in enumerate(classes))
     aside = path.with_name(f".{path.name}.part")
     try:
-        aside.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        aside.write_text("".join(lines), encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shards.errors import UserError
-from vidprep.catalog import classes_path, index, write_index
-from vidprep.classes import read_classes, write_classes
+from vidprep.catalog import index, write_index
+from vidprep.classes import classes_path, read_classes, write_classes
 from vidprep.folder import folder
 from vidprep.records import read_manifest
 
@@ -156,6 +156,14 @@ def test_class_tables_fix_letter_case_and_refuse_other_classes(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    "names", [["walk", "run"], ["2 kicks", "1 kick"], ["[something] falls", "1"], ["[1]"], ["é {}", "{"]]
+)
+def test_written_class_tables_are_read_back(tmp_path: Path, names: list[str]):
+    write_classes(tmp_path / "c.txt", names)
+    assert list(read_classes(tmp_path / "c.txt")) == names
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "names no class"),
@@ -167,9 +175,10 @@ def test_class_tables_fix_letter_case_and_refuse_other_classes(tmp_path: Path):
     ],
 )
 def test_wrong_class_tables(tmp_path: Path, text: str, words: str):
-    (tmp_path / "c.txt").write_text(text)
+    file = tmp_path / ("c.json" if text[:1] in ("[", "{") else "c.txt")
+    file.write_text(text)
     with pytest.raises(UserError, match=words):
-        read_classes(tmp_path / "c.txt")
+        read_classes(file)
 
 
 def test_groups_of_ucf_names_and_of_a_pattern(tmp_path: Path):

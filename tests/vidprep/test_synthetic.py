@@ -40,10 +40,8 @@ def _motion_features(frames: np.ndarray) -> np.ndarray:
     """How far the shape gets right and down, whether it drifts, and how much its area changes."""
     ground = np.median(frames, axis=0)
     mask = np.abs(frames - ground).max(-1) > 40
-    if mask.sum() < 50 * len(frames):  # it hardly moves: the median holds the shape itself
-        area = np.zeros(len(frames))
-    else:
-        area = mask.sum((1, 2)) / mask.sum() * len(frames)
+    # Of a shape that hardly moves, the median holds the shape itself, and little is left.
+    area = mask.sum((1, 2)) / max(mask.sum() / len(frames), 50)
     track = []
     for axis, length in ((2, frames.shape[2]), (1, frames.shape[1])):
         turn = np.exp(2j * np.pi * np.arange(length) / length)
