@@ -59,6 +59,17 @@ def test_a_k_beyond_the_gallery_is_reported_as_absent():
     assert result.neighbours.shape == (10, 12)
 
 
+def test_chance_is_the_share_of_random_rankings_that_hit():
+    _, query_labels, _, gallery_labels = draw(6, 12)
+    rng = np.random.default_rng(5)
+    noise = [rng.normal(size=(n, 8)).astype(np.float32) for n in (6, 12)]
+    chance = retrieve(noise[0], query_labels, noise[1], gallery_labels, ks=(1, 3)).chance
+    for k in (1, 3):
+        drawn = np.stack([rng.permutation(12)[:k] for _ in range(4000)])
+        share = np.mean([(gallery_labels[drawn] == label).any(axis=1).mean() for label in query_labels])
+        assert chance[k] == pytest.approx(share, abs=0.02)
+
+
 def test_chunks_do_not_change_the_result(monkeypatch):
     data = draw(50, 33)
     whole = retrieve(*data)

@@ -31,6 +31,8 @@ class Retrieval:
     Attributes:
         hits: k → share of queries that hit, in [0, 1]; None where k exceeds the gallery, since Hit@k would
             then say only which classes the gallery has.
+        chance: the same for neighbours drawn at random: mean over queries of 1 − C(G − n, k) / C(G, k), where n
+            gallery videos have the query's class.
         per_class: Hit@1 of each query class present, by class number.
         neighbours: (Q, min(K, G)) int64, gallery rows by falling similarity; ties go to the lower row.
         similarity: (Q, min(K, G)) float32, cosines of `neighbours`.
@@ -38,6 +40,7 @@ class Retrieval:
     """
 
     hits: dict[int, float | None]
+    chance: dict[int, float | None]
     per_class: dict[int, float]
     neighbours: IntArray
     similarity: FloatArray
@@ -76,14 +79,22 @@ def retrieve(
     found = [_nearest(queries[at : at + _CHUNK] @ gallery.T, depth) for at in range(0, len(queries), _CHUNK)]
     neighbours = np.concatenate([rows for rows, _ in found])
     right = gallery_labels[neighbours] == query_labels[:, None]
+    same_class = np.bincount(gallery_labels, minlength=int(query_labels.max()) + 1)[query_labels]
     return Retrieval(
         hits={k: float(right[:, :k].any(axis=1).mean()) if k <= len(gallery) else None for k in ks},
+        chance={k: _chance(same_class, len(gallery), k) if k <= len(gallery) else None for k in ks},
         per_class={int(c): float(right[query_labels == c, 0].mean()) for c in np.unique(query_labels)},
         neighbours=neighbours,
         similarity=np.concatenate([cosines for _, cosines in found]),
         queries=len(queries),
         gallery=len(gallery),
     )
+
+
+def _chance(same_class: IntArray, gallery: int, k: int) -> float:
+    drawn = np.arange(k)
+    miss = np.maximum(0, gallery - same_class[:, None] - drawn) / (gallery - drawn)
+    return float((1 - miss.prod(axis=1)).mean())
 
 
 def _unit(features: FloatArray, labels: IntArray, name: str, *, center: bool) -> FloatArray:
