@@ -28,9 +28,7 @@ def load_module(name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # the module is there, something it imports is not
-            raise UserError(
-                f"there is no module {name!r}; give package.module or a file ending in .py"
-            ) from error
+            raise UserError(f"there is no module {name!r}; give package.module or a file ending in .py") from error
     path = Path(name).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"there is no file {path}; give package.module or a file ending in .py")

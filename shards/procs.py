@@ -78,8 +78,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             command = (
-                f"import sys; sys.path[:] = {sys.path!r}; from shards.procs import _child; "
-                f"_child({theirs.fileno()})"
+                f"import sys; sys.path[:] = {sys.path!r}; from shards.procs import _child; _child({theirs.fileno()})"
             )
             process = subprocess.Popen(
                 [sys.executable, "-c", command],
@@ -170,8 +169,8 @@ def run_tasks(
         workers: number of processes.
         plugins: modules or files every worker imports first.
         on_message: receives what tasks pass to `notify`.
-        on_lost: decides about a lost worker: returns the task to run in place of the lost one, or raises.
-            Without it the run ends with a WorkerError naming the task.
+        on_lost: decides about a lost worker: returns the task to run in place of the lost one, or None for none,
+            or raises. Without it the run ends with a WorkerError naming the task.
         silence: seconds after which a worker that neither notified nor finished is ended.
 
     Raises:
@@ -200,6 +199,7 @@ def run_tasks(
                     following = next(waiting, _NOTHING)
                 else:
                     following = slot.lost(silent=outcome is _SILENT, ask=on_lost)
+                    following = next(waiting, _NOTHING) if following is None else following
                 if following is _NOTHING:
                     slots.remove(slot)
                     slot.worker.close()

@@ -68,7 +68,12 @@ class Picture:
 
 
 def decode(
-    path: str | Path, *, resize: Resize | None = None, start: float | None = None, end: float | None = None
+    path: str | Path,
+    *,
+    resize: Resize | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    limit: int | None = None,
 ) -> Decoded:
     """The frames of a video's best stream, in one pass: iterate over (image, time_us) pairs, once.
 
@@ -76,6 +81,7 @@ def decode(
         path: a local file.
         resize: stored size; None keeps the video's own.
         start, end: seconds from the beginning of the video; frames with start <= time < end.
+        limit: end after this many frames.
 
     Iterating raises:
         BadVideo: the file gives no frame.
@@ -84,17 +90,20 @@ def decode(
     One thread, so that a broken stream decodes to the same frames every time. Interlaced fields stay woven, alpha
     is dropped, pixels that are not square stay so.
     """
-    return Decoded(local_path(path), resize=resize, start=start, end=end)
+    return Decoded(local_path(path), resize=resize, start=start, end=end, limit=limit)
 
 
 class Decoded:
     """See `decode`. `facts` and `notes` are there when the iteration is over."""
 
-    def __init__(self, name: str, *, resize: Resize | None, start: float | None, end: float | None) -> None:
+    def __init__(
+        self, name: str, *, resize: Resize | None, start: float | None, end: float | None, limit: int | None
+    ) -> None:
         self._name = name
         self._resize = resize
         self._start_us = 0 if start is None else round(start * 1e6)
         self._end_us = math.inf if end is None else round(end * 1e6)
+        self._limit = math.inf if limit is None else limit
         self._errors: list[str] = []
         self._corrupt = 0
         self._sizes: set[tuple[int, int]] = set()
@@ -128,13 +137,14 @@ class Decoded:
         rates = (stream.average_rate, header_rate(stream))
         clock = Clock(time_base, header_rate(stream), by_decoding=info.container == "avi")
         zero = None if stream.start_time is None else round(stream.start_time * time_base * 1_000_000)
-        seen, times = 0, []
+        seen = 0
+        times: list[int] = []
         converter: Converter | None = None
         for frame in self._from_start(container, stream):
             seen += 1
             time = clock.time_us(frame.pts, frame.dts)
             zero = time if zero is None else zero
-            if time - zero >= self._end_us:
+            if time - zero >= self._end_us or len(times) >= self._limit:
                 break
             if self._start_us and time - zero < self._start_us:
                 continue
@@ -224,7 +234,7 @@ class Decoded:
             first = f", the first: {self._errors[0]}" if self._errors else ""
             text = f"{self._corrupt} of {count} frames are damaged, {len(self._errors)} packets failed{first}"
             found.append(("decode-errors", text))
-        whole = not self._start_us and self._end_us == math.inf
+        whole = not self._start_us and self._end_us == math.inf and count < self._limit
         if whole and (shortfall := _shortfall(facts)):
             found.append(("fewer-frames-than-header", shortfall))
         if count == 1:

@@ -1,0 +1,114 @@
+"""`vidprep info`, `check` and `preview`: looking at a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.console import human_bytes, print_table
+
+if TYPE_CHECKING:
+    from shards.summary import Summary
+
+_MOST = 12  # rows of a table that could be long
+
+
+@click.command()
+@click.argument("dest", type=str)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def info(dest: str, as_json: bool) -> None:
+    """What the data set DEST holds."""
+    from shards.summary import summarize
+
+    summary = summarize(dest)
+    if as_json:
+        click.echo(json.dumps(asdict(summary), ensure_ascii=False, default=dict))
+        return
+    least, median, most = summary.frame_counts
+    asked = "x".join(str(n) for n in summary.asked_size.values())
+    facts = [
+        ("name", summary.name),
+        ("samples", f"{summary.samples:,} in {summary.shards} shards"),
+        ("frames", f"{summary.frames:,} ({least:,} to {most:,} a sample, median {median:g})"),
+        ("length", f"{summary.hours:.2f} hours"),
+        ("frame size", f"{' '.join(summary.asked_size).replace('_', ' ')} {asked}"),
+        ("groups", f"{summary.groups:,}"),
+        ("bad videos", f"{summary.bad:,}"),
+        ("with warnings", f"{summary.warned:,}"),
+    ]
+    print_table(summary.url, ("what", "value"), facts)
+    columns = [
+        (name, c.folder, human_bytes(c.tar_bytes), human_bytes(c.index_bytes)) for name, c in summary.columns.items()
+    ]
+    print_table("columns", ("column", "folder", "tars", "indexes"), columns)
+    classes = {**summary.classes, **({"(no label)": summary.unlabelled} if summary.unlabelled else {})}
+    _print_counts("classes", "class", classes)
+    _print_counts("splits", "split", summary.splits)
+    _print_counts("stored sizes (height x width)", "size", summary.sizes)
+    _print_counts("frame rates", "frames a second", summary.rates)
+    _print_counts("verdicts", "code", summary.verdicts)
+    _warn(summary)
+
+
+def _print_counts(title: str, column: str, counts: Mapping[str, int]) -> None:
+    if not counts:
+        return
+    rows = [(name, f"{count:,}") for name, count in list(counts.items())[:_MOST]]
+    if len(counts) > _MOST:
+        rest = sum(list(counts.values())[_MOST:])
+        rows.append((f"… {len(counts) - _MOST} more", f"{rest:,}"))
+    print_table(title, (column, "samples" if column != "code" else "videos"), rows)
+
+
+def _warn(summary: Summary) -> None:
+    if summary.mixed:
+        usual = next(iter(summary.rates))
+        click.echo(
+            f"warning: frame rates are mixed: {summary.mixed:,} of {summary.samples:,} samples are not at {usual}; the "
+            "same stride then means different times: read at one rate with --set data.fps=…, or pack with --fps",
+            err=True,
+        )
+
+
+@click.command()
+@click.argument("dest", type=str)
+def check(dest: str) -> int:
+    """Re-read every byte of the data set DEST against indexes and checksums.
+
+    Exits 1 where something is wrong, naming shard, key and what repairs it.
+    """
+    from shards.check import check as problems
+
+    count = 0
+    for problem in problems(dest):
+        count += 1
+        click.echo(str(problem))
+    if count:
+        click.echo(f"{count} problems in {dest}", err=True)
+        return 1
+    click.echo(f"{dest}: all right")
+    return 0
+
+
+@click.command()
+@click.argument("dest", type=str)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Image to write (.png, .jpg).")
+@click.option("--columns", default="rgb", show_default=True, help="Columns to draw, separated by commas.")
+@click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="How many clips.")
+@click.option("--split", help="Only samples of this split.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which clips.")
+def preview(dest: str, output: Path, columns: str, count: int, split: str | None, seed: int) -> None:
+    """Draw a contact sheet of clips of the data set DEST, with their labels."""
+    from shards.dataset import open_dataset
+    from vidprep.preview import contact_sheet, write_image
+
+    names = tuple(name.strip() for name in columns.split(",") if name.strip())
+    dataset = open_dataset(dest, columns=names)
+    sheet = contact_sheet(dataset, count=count, split=split, seed=seed)
+    write_image(output, sheet)
+    click.echo(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels")

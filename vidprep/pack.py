@@ -1,0 +1,379 @@
+"""Packing: the videos of a manifest become a data set of shards.
+
+First a plan fixes which video goes into which shard. Then worker processes write shards, each published whole with a
+receipt. Then everything is put together. Whatever ends a run, the same call goes on where it stopped, and the tars
+and indexes are byte for byte those of an uninterrupted run, on any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import StorageError, UserError
+from shards.finalize import finalize
+from shards.index import parse_index
+from shards.plan import NAME as PLAN
+from shards.plan import Plan, read_plan, write_plan
+from shards.procs import Lost, WorkerError, run_tasks
+from shards.receipts import Receipt, has_receipt, read_receipt
+from shards.storage import Storage, open_storage
+from vidprep.estimate import DryRun, dry_run, measure_videos, shard_bounds, spread
+from vidprep.packing.options import PackOptions, check_same
+from vidprep.packing.planning import Manifest, entries, read_whole_manifest, shards_of
+from vidprep.packing.work import FOLDER, Progress, ShardTask, verdict
+from vidprep.resize import Resize
+from vidprep.verdicts import repair
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+_PACK_SHARD = "vidprep.packing.work:pack_shard"
+_SHORT_SIDE = 128
+_MEASURED = 8  # videos, for the plan's estimate
+_MEASURED_FRAMES = 256  # of each of them
+_DRY_RUN = 20  # videos
+_EVENT_SECONDS = 1.0
+_FIRST_FEW = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackReport:
+    """What a data set holds after packing.
+
+    Attributes:
+        videos: of the manifest; bad: those that have no sample; warned: those packed with a warning.
+        samples, frames: stored.
+        bytes: of all tars.
+        smaller: samples stored smaller than asked, because their videos are.
+        verdicts: how many of each code.
+        seconds: this run took.
+    """
+
+    url: str
+    videos: int
+    samples: int
+    frames: int
+    bytes: int
+    shards: int
+    bad: int
+    warned: int
+    smaller: int
+    verdicts: Mapping[str, int]
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: {self.samples:,} samples, {self.frames:,} frames, {self.bytes / 1e6:,.1f} MB in "
+            f"{self.shards} shards; {self.bad} bad, {self.warned} with warnings, {self.smaller} smaller than asked"
+        )
+
+
+def pack(
+    manifest: str | Path,
+    dest: str | Path,
+    *,
+    short_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    quality: int = 90,
+    shard_size: float = 256e6,
+    segment_frames: int | None = None,
+    name: str | None = None,
+    root: str | Path | None = None,
+    classes: str | Path | None = None,
+    workers: int | None = None,
+    max_bad: float = 0.02,
+    timeout: float = 600,
+    on_event: OnEvent | None = None,
+) -> PackReport:
+    """Decode the videos of a manifest into a data set; going on where an earlier run stopped.
+
+    Args:
+        manifest: written by `vidprep index` or by hand.
+        dest: the data set's folder.
+        short_side: stored short side in pixels (128 unless `size` is given); smaller videos stay as they are.
+        size: exact (height, width) instead.
+        fps: resample to this rate by timestamps; None keeps all frames.
+        quality: of the JPEGs, 1 to 100.
+        shard_size: bytes of a shard, about.
+        segment_frames: cut videos into samples of this many frames.
+        name: what reports call the data set; the folder's name by default.
+        root: where the videos are now, instead of the manifest's roots.
+        classes: class table file; by default the one beside the manifest.
+        workers: processes; one a core by default.
+        max_bad: share of videos without a frame above which no data set is published.
+        timeout: seconds without a new frame after which a video is given up.
+        on_event: receives dicts with "event": "plan", "start", "progress", "shard", "verdict" or "done".
+
+    Raises:
+        UserError: wrong options or manifest, options or manifest other than the plan's, too many bad videos.
+        StorageError: videos cannot be read or the destination cannot be written.
+    """
+    began = time.monotonic()
+    if not 0 <= max_bad <= 1:
+        raise UserError(f"max_bad is {max_bad}; it is a share from 0 to 1")
+    storage = open_storage(dest)
+    options = PackOptions(
+        name=name or _name(storage),
+        resize=_resize(short_side, size),
+        fps=fps,
+        quality=quality,
+        shard_size=int(shard_size),
+        segment_frames=segment_frames,
+    )
+    tell = on_event or _ignore
+    workers = _workers(workers)
+    videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
+    storage.create(PLAN).discard()  # a destination that cannot be written is found before hours of work
+    if not storage.exists(PLAN):
+        _write_plan(storage, videos, options, workers=workers, timeout=timeout, tell=tell)
+    plan = read_plan(storage)
+    check_same(plan.options, options, dest=storage.url)
+    if tuple(plan.options["classes"]) != videos.classes:
+        raise UserError(
+            f"{storage.url} was planned with other classes; give the same class table, or another destination"
+        )
+    run = _Run(storage, plan, videos, options, workers=workers, max_bad=max_bad, timeout=timeout, tell=tell)
+    run.shards()
+    finalize(storage)
+    report = _report(storage, videos, run.receipts, options, seconds=time.monotonic() - began)
+    tell({"event": "done", "message": str(report), **asdict(report)})
+    return report
+
+
+def estimate_pack(
+    manifest: str | Path,
+    dest: str | Path,
+    *,
+    short_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    quality: int = 90,
+    shard_size: float = 256e6,
+    segment_frames: int | None = None,
+    root: str | Path | None = None,
+    classes: str | Path | None = None,
+    workers: int | None = None,
+    timeout: float = 600,
+) -> DryRun:
+    """Decode 20 evenly spaced videos and say what `pack` with these arguments would need; writes nothing."""
+    options = PackOptions(
+        name="dry run",
+        resize=_resize(short_side, size),
+        fps=fps,
+        quality=quality,
+        shard_size=int(shard_size),
+        segment_frames=segment_frames,
+    )
+    workers = _workers(workers)
+    videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
+    picked = videos.at(spread(videos.videos, _DRY_RUN))
+    estimate = measure_videos(picked, options, workers=workers, limit=None, timeout=timeout)
+    return dry_run(videos.videos, estimate, options, dest=Path(dest), workers=workers)
+
+
+class _Run:
+    """The work on shards that are not finished yet, and what is known of those that are."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        plan: Plan,
+        videos: Manifest,
+        options: PackOptions,
+        *,
+        workers: int,
+        max_bad: float,
+        timeout: float,
+        tell: OnEvent,
+    ) -> None:
+        self._storage, self._plan, self._videos, self._options = storage, plan, videos, options
+        self._workers, self._max_bad, self._timeout, self._tell = workers, max_bad, timeout, tell
+        self.receipts: list[Receipt] = []
+        self._deaths: Counter[str] = Counter()
+        self._at: dict[int, Progress] = {}
+        self._done = 0  # videos of finished shards
+        self._packed = [0, 0]  # videos and frames of shards this run finished
+        self._began = self._told = time.monotonic()
+
+    def shards(self) -> None:
+        """Write every shard that has no receipt."""
+        waiting, sizes = [], {}
+        for shard, members in shards_of(self._plan, self._videos, dest=self._storage.url):
+            sizes[shard] = len(members)
+            if has_receipt(self._storage, FOLDER, shard):
+                self._take(read_receipt(self._storage, FOLDER, shard), len(members))
+            else:
+                waiting.append(shard)
+        self._tell({"event": "start", "total": self._videos.videos, "done": self._done, "shards": len(waiting)})
+        self._check_bad()
+        self._began = time.monotonic()
+        tasks = self._tasks(set(waiting))
+        for receipt in run_tasks(
+            _PACK_SHARD,
+            tasks,
+            workers=min(self._workers, max(1, len(waiting))),
+            on_message=self._progress,
+            on_lost=self._lost,
+            silence=self._timeout,
+        ):
+            self._at.pop(receipt.shard, None)
+            self._packed[0] += sizes[receipt.shard]
+            self._packed[1] += receipt.frames
+            self._take(receipt, sizes[receipt.shard])
+            self._announce(receipt)
+            self._check_bad()
+
+    def _tasks(self, waiting: set[int]) -> Iterator[ShardTask]:
+        for shard, members in shards_of(self._plan, self._videos, dest=self._storage.url):
+            if shard in waiting:
+                yield ShardTask(url=self._storage.url, shard=shard, videos=members, options=self._options)
+
+    def _take(self, receipt: Receipt, videos: int) -> None:
+        self.receipts.append(receipt)
+        self._done += videos
+
+    def _announce(self, receipt: Receipt) -> None:
+        for found in receipt.verdicts:
+            text = f"{found.level}: {found.key}: {found.message} ({found.code})"
+            self._tell({"event": "verdict", **asdict(found), "message": text})
+        self._tell(
+            {
+                "event": "shard",
+                "shard": receipt.shard,
+                "samples": receipt.samples,
+                "frames": receipt.frames,
+                "bytes": receipt.tar_size,
+            }
+        )
+        self._progress(None)
+
+    def _progress(self, message: Progress | None) -> None:
+        if message is not None:
+            self._at[message.shard] = message
+        now = time.monotonic()
+        if message is not None and now - self._told < _EVENT_SECONDS:
+            return
+        self._told = now
+        seconds = max(now - self._began, 1e-9)
+        videos = self._packed[0] + sum(at.videos for at in self._at.values())
+        frames = self._packed[1] + sum(at.frames for at in self._at.values())
+        done = self._done + sum(at.videos for at in self._at.values())
+        left = (self._videos.videos - done) * seconds / videos if videos else None
+        self._tell(
+            {
+                "event": "progress",
+                "done": done,
+                "total": self._videos.videos,
+                "videos": round(videos / seconds, 3),
+                "frames": round(frames / seconds, 1),
+                "eta_seconds": None if left is None else round(left),
+            }
+        )
+
+    def _lost(self, it: Lost) -> ShardTask:
+        """A video has ended or hung a worker: redo the shard without it.
+
+        One death may be somebody's kill or a machine short of memory; the second at the same video is the video's.
+        """
+        task: ShardTask = it.task
+        at: Progress | None = it.message
+        if at is None:
+            raise WorkerError(f"a worker {it.reason} before it reached the first video of {task!r}")
+        self._at.pop(task.shard, None)
+        self._deaths[at.video.key] += 1
+        if not it.silent and self._deaths[at.video.key] < 2:
+            return task
+        code = "timeout" if it.silent else "crashed"
+        reason = f"no new frame for {self._timeout:g} s" if it.silent else f"decoding it {it.reason}"
+        reason = reason.replace("decoding it was ended", "the process that decodes it was ended")
+        found = verdict(at.video, "bad", code, reason, repair(code, at.video.location))
+        return replace(task, skip={**task.skip, at.video.key: found})
+
+    def _check_bad(self) -> None:
+        bad = [found for receipt in self.receipts for found in receipt.verdicts if found.level == "bad"]
+        total = self._videos.videos
+        if len(bad) <= self._max_bad * total:
+            return
+        counts = ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in bad).most_common())
+        few = "\n".join(f"  {f.source}: {f.message} ({f.code})" for f in bad[:_FIRST_FEW])
+        share = min(100.0, -(-1000 * len(bad) // total) / 10)
+        raise UserError(
+            f"{len(bad)} of {total} videos give no frame ({counts}), more than --max-bad {self._max_bad:.4g} allows. "
+            f"The first:\n{few}\nMend them and remove their shards' receipts in {self._storage.url}/{FOLDER}, or run "
+            f"the same command with --max-bad {share:g}% or more; finished shards are kept"
+        )
+
+
+def _resize(short_side: int | None, size: tuple[int, int] | None) -> Resize:
+    if short_side is not None and size is not None:
+        raise UserError(f"give either short_side ({short_side}) or size ({size[0]}x{size[1]}), not both")
+    if size is not None:
+        return Resize(size=size)
+    return Resize(short_side=_SHORT_SIDE if short_side is None else short_side)
+
+
+def _name(storage: Storage) -> str:
+    """The planned name where there is a plan, else that of the folder."""
+    if storage.exists(PLAN):
+        return str(read_plan(storage).options["name"])
+    return storage.url.rstrip("/").rpartition("/")[2] or "data"
+
+
+def _workers(asked: int | None) -> int:
+    if asked is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked < 1:
+        raise UserError(f"workers is {asked}; at least one is needed")
+    return asked
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    pass
+
+
+def _write_plan(
+    storage: Storage, videos: Manifest, options: PackOptions, *, workers: int, timeout: float, tell: OnEvent
+) -> None:
+    if storage.list(FOLDER):
+        raise StorageError(f"{storage.url} holds shards but no plan; choose an empty destination")
+    picked = videos.at(spread(videos.videos, _MEASURED))
+    tell({"event": "plan", "message": f"measuring {len(picked)} of {videos.videos:,} videos"})
+    estimate = measure_videos(picked, options, workers=workers, limit=_MEASURED_FRAMES, timeout=timeout)
+    bounds = shard_bounds(videos.videos, estimate, options)
+    recorded = {
+        "measured": estimate.measured,
+        "bytes_per_video": round(estimate.bytes_per_video(options)),
+        "frames_per_video": round(estimate.frames, 1),
+    }
+    planned = {**options.planned(), "classes": list(videos.classes), "estimate": recorded}
+    write_plan(storage, planned, entries(videos, bounds))
+
+
+def _report(
+    storage: Storage, videos: Manifest, receipts: list[Receipt], options: PackOptions, *, seconds: float
+) -> PackReport:
+    index = parse_index(storage.map(f"{FOLDER}/index.bin"), f"{storage.url}/{FOLDER}/index.bin")
+    sizes, counts = np.unique(index.samples[["height", "width"]], return_counts=True)
+    smaller = sum(int(n) for (h, w), n in zip(sizes.tolist(), counts, strict=True) if options.resize.is_smaller(h, w))
+    verdicts = [found for receipt in receipts for found in receipt.verdicts]
+    return PackReport(
+        url=storage.url,
+        videos=videos.videos,
+        samples=sum(receipt.samples for receipt in receipts),
+        frames=sum(receipt.frames for receipt in receipts),
+        bytes=sum(receipt.tar_size for receipt in receipts),
+        shards=len(receipts),
+        bad=sum(found.level == "bad" for found in verdicts),
+        warned=len({found.key for found in verdicts if found.level == "warning"}),
+        smaller=smaller,
+        verdicts=dict(Counter(found.code for found in verdicts).most_common()),
+        seconds=seconds,
+    )
