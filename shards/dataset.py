@@ -161,7 +161,7 @@ class Dataset:
 
     def key(self, i: int) -> str:
         """Key of sample number `i`."""
-        return self._main.key(self._number(i))
+        return self._row(self._number(i)).key
 
     def number(self, key: str) -> int:
         """Number of the sample with this key. Raises UserError where there is none."""
@@ -170,7 +170,7 @@ class Dataset:
         at = int(np.searchsorted(hashes, wanted))
         while at < len(order) and hashes[at] == wanted:
             i = int(order[at])
-            if self._main.key(i) == key:
+            if self.table.row(i).key == key:
                 return i
             at += 1
         raise UserError(f"{self.url} has no sample {key!r}; the keys stand in {self.meta.samples_stem}.jsonl")
@@ -203,13 +203,23 @@ class Dataset:
         found = self._reader(column).read(self._number(i), wanted)
         return [found[int(number)] for number in wanted]
 
-    def frames(self, i: int, wanted: Frames, *, column: str | None = None) -> npt.NDArray[np.uint8]:
-        """Decoded frames, (T,H,W,3) RGB uint8; arguments and errors as in `jpegs`. Each is decoded once."""
+    def frames(
+        self, i: int, wanted: Frames, *, column: str | None = None, out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Decoded frames, (T,H,W,3) RGB uint8; arguments and errors as in `jpegs`. Each is decoded once.
+
+        Args:
+            out: C-contiguous array of the result's shape to decode into; saves the allocation.
+        """
         i = self._number(i)
         reader = self._reader(column)
         record = reader.samples[i]
         found = reader.read(i, wanted)
-        out = np.empty((len(wanted), int(record["height"]), int(record["width"]), 3), np.uint8)
+        shape = (len(wanted), int(record["height"]), int(record["width"]), 3)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.shape}; it must be a C-contiguous array of {shape}")
         place_of: dict[int, int] = {}
         for place, number in enumerate(map(int, wanted)):
             if number in place_of:

@@ -76,7 +76,7 @@ class ColumnReader:
         if numbers[0] < 0 or numbers[-1] >= count:
             raise IndexError(self._outside(number, place, numbers, count, flags))
         first = (table - shard.table) // FRAME.itemsize
-        rows = shard.index.frames[first : first + count][numbers].tolist()
+        rows = shard.index.frames[first : first + count].take(np.array(numbers)).tolist()
         found: dict[int, memoryview] = {}
         at = 0
         while at < len(rows):

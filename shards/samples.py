@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -323,5 +323,5 @@ def _class_table(
 
 
 def _format(row: SampleRow) -> bytes:
-    fields = {name: value for name, value in asdict(row).items() if value is not None and value != ()}
+    fields = {name: value for name, value in vars(row).items() if value is not None and value != ()}
     return (to_json(fields) + "\n").encode()

@@ -1,8 +1,13 @@
-"""Writing one shard: tar, then .idx, then the receipt, each aside and then renamed."""
+"""Writing one shard: tar, then .idx, then the receipt, each aside and then renamed.
+
+Headers come from the standard library. webdataset's own TarWriter does the same through the same library, but its
+import loads torch where that is installed, and it neither tells where a member ended up nor takes a payload in parts.
+"""
 
 from __future__ import annotations
 
 import json
+import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -10,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import webdataset
 
 from shards.columns import COLUMNS, ColumnKind
 from shards.errors import StorageError
@@ -20,7 +24,7 @@ from shards.receipts import Receipt, Verdict, has_receipt, stem, write_receipt
 from shards.storage import Storage
 from shards.text import to_json
 
-_BLOCK = 512
+_BLOCK = tarfile.BLOCKSIZE
 
 
 class ShardWriter:
@@ -55,9 +59,6 @@ class ShardWriter:
         self._refuse_finished()
         self._stem = stem(folder, shard)
         self._aside = storage.create(f"{self._stem}.tar")
-        self._tar = webdataset.TarWriter(
-            self._aside, encoder=False, mtime=0, user="vidprep", group="vidprep", mode=0o444, compress=False
-        )
         self._keys: dict[str, int] = {}
         self._samples: list[tuple[Any, ...]] = []
         self._members: list[tuple[Any, ...]] = []
@@ -67,7 +68,7 @@ class ShardWriter:
     @property
     def size(self) -> int:
         """Bytes written to the tar so far (without its end)."""
-        return int(self._tar.tarstream.offset)
+        return self._aside.size
 
     def add(
         self,
@@ -94,9 +95,9 @@ class ShardWriter:
         if not is_key(key) or key in self._keys:
             raise ValueError(f"{key!r} cannot be the key of a sample in shard {self._shard}: malformed or used before")
         parts = [bytes(payload)] if isinstance(payload, (bytes, bytearray, memoryview)) else payload
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        if failed == bool(whole):
-            raise ValueError(f"sample {key!r} has {len(whole)} bytes and failed={failed}")
+        payload_size = sum(map(len, parts))
+        if failed == bool(payload_size):
+            raise ValueError(f"sample {key!r} has {payload_size} bytes and failed={failed}")
         if self._kind.framed and not failed:
             if times_us is None and fps <= 0:
                 raise ValueError(f"sample {key!r} has neither frame times nor a frame rate")
@@ -104,18 +105,20 @@ class ShardWriter:
             rows = _frame_rows(parts, times)
         else:
             rows = np.empty(0, FRAME)
-        info_at, info_size, payload_at = self._append(key, info, whole)
+        text = (to_json({"key": key, **info}) + "\n").encode() if self._kind.describes else b""
+        info_at = self._append(f"{key}.json", [text]) if self._kind.describes else 0
+        payload_at = self._append(f"{key}.{self._kind.suffix}", parts)
         flags = FAILED if failed else 0
-        where = (self._shard, len(self._keys), payload_at, len(whole))
+        where = (self._shard, len(self._keys), payload_at, payload_size)
         what = (len(rows), flags, fps, *size)
         key_size = len(key.encode())
         self._samples.append((*where, *what, key_size, self._rows, key_hash(key)))
-        self._members.append((info_at, info_size, self._keys_size, key_size, b""))
+        self._members.append((info_at, len(text), self._keys_size, key_size, b""))
         self._keys[key] = len(self._keys)
         self._frames.append(rows)
         self._keys_size += key_size
         self._rows += len(rows)
-        self._payload_bytes += len(whole)
+        self._payload_bytes += payload_size
 
     def finish(self, *, verdicts: Sequence[Verdict] = (), run: Mapping[str, Any] | None = None) -> Receipt:
         """Publish tar, index and receipt; the shard exists from then on.
@@ -124,7 +127,8 @@ class ShardWriter:
             verdicts: on the videos the plan gave to this shard.
             run: times, host and what else differs between two runs.
         """
-        self._tar.close()
+        # Two empty blocks end a tar; padding to a whole record is what tar itself does.
+        self._aside.write(bytes(-(-(self.size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self.size))
         frames = np.concatenate(self._frames) if self._frames else np.empty(0, FRAME)
         idx = build_idx(
             shard=self._shard,
@@ -181,15 +185,18 @@ class ShardWriter:
                 "to write it anew remove its .json first"
             )
 
-    def _append(self, key: str, info: Mapping[str, Any], payload: bytes) -> tuple[int, int, int]:
-        """Write the members; returns offset and size of KEY.json's contents and the offset of the payload."""
-        info_at, text = 0, b""
-        if self._kind.describes:
-            text = (to_json({"key": key, **info}) + "\n").encode()
-            self._tar.write({"__key__": key, "json": text})
-            info_at = self.size - _padded(len(text))
-        self._tar.write({"__key__": key, self._kind.suffix: payload})
-        return info_at, len(text), self.size - _padded(len(payload))
+    def _append(self, name: str, parts: Sequence[bytes]) -> int:
+        """Write a member; returns where its contents begin."""
+        header = tarfile.TarInfo(name)
+        header.size = sum(map(len, parts))
+        header.mode, header.mtime = 0o444, 0
+        header.uname = header.gname = "vidprep"
+        self._aside.write(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+        start = self.size
+        for part in parts:
+            self._aside.write(part)
+        self._aside.write(bytes(-header.size % _BLOCK))
+        return start
 
 
 def read_info(data: bytes) -> dict[str, Any]:
@@ -210,7 +217,3 @@ def _frame_rows(frames: Sequence[bytes], times: npt.NDArray[Any]) -> npt.NDArray
     rows["crc32"] = [zlib.crc32(frame) for frame in frames]
     rows["time_us"] = np.round(times).astype(np.int64)
     return rows
-
-
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK

@@ -39,8 +39,8 @@ def build_dataset(
 ) -> Path:
     """Write a finished data set into `dest`.
 
-    Sample i has key `video_iii`, class i mod classes, group `group_⌊i/2⌋`, split `test` where i mod 5 is 0, else `train`,
-    caption only where i is even, and frames `frame(i, 0…)`.
+    Sample i has key `video_iii`, class i mod classes, group `group_⌊i/2⌋`, split `test` where i mod 5 is 0, else
+    `train`, a caption only where i is even, and frames `frame(i, 0…)`.
 
     Args:
         frames: of every sample, or a tuple that is used in turn.
