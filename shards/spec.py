@@ -152,6 +152,10 @@ class ClipSpec:
         """(height, width) of the crop, or None."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
+    def shown_size(self, video: VideoFacts) -> tuple[int, int]:
+        """(height, width) of this video's clips: the crop, or the whole resized frame."""
+        return self.crop_size or self._resized(video)
+
     def plan(self, video: VideoFacts, rng: np.random.Generator) -> ClipPlan:
         """Draw one item. The same spec, video and generator state give the same plan."""
         if video.frames < 1:

@@ -1,0 +1,1 @@
+"""The loader: worker processes without torch (`worker`, `ring`), batches with (`loader`, `batch`)."""

@@ -1,0 +1,150 @@
+"""What a task gets: a batch of clips, not yet flipped or coloured, with everything that is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from shards.spec import JitterPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourChanges:
+    """The colour changes of a batch, sorted for batched work on a device.
+
+    Attributes:
+        frame: (n,) int64 places in the flattened (B,V,T), one for every change of a frame.
+        factor: (n,) float32.
+        groups: (change, start, stop) in the order of application, host numbers: frame[start:stop] get this change
+            (0 brightness, 1 contrast, 2 saturation, 3 hue) at once. No frame occurs twice in a group.
+    """
+
+    frame: Tensor
+    factor: Tensor
+    groups: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, plan: JitterPlan) -> ColourChanges:
+        """Changes of a plan with leading shape (B,V,T), without those that change nothing."""
+        order, factors = plan.order.reshape(-1, 4), plan.factors.reshape(-1, 4)
+        frame = np.flatnonzero(plan.apply)
+        kind = order[frame]  # (frames, stage)
+        factor = np.take_along_axis(factors[frame], kind.astype(np.intp), axis=1)
+        slot = (np.arange(4, dtype=np.uint8) * 4 + kind).T.reshape(-1)  # stage * 4 + kind
+        factor, frame = factor.T.reshape(-1), np.tile(frame, 4)
+        real = np.flatnonzero(factor != np.where(slot % 4 == 3, 0.0, 1.0))
+        real = real[np.argsort(slot[real], kind="stable")]
+        ends = np.cumsum(np.bincount(slot[real], minlength=16)).tolist()
+        groups = [(s % 4, start, stop) for s, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True))]
+        return cls(
+            frame=torch.from_numpy(frame[real]),
+            factor=torch.from_numpy(np.ascontiguousarray(factor[real])),
+            groups=tuple(g for g in groups if g[1] < g[2]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B videos of one rank, V clips each, T frames a clip.
+
+    Attributes:
+        step: number of the batch.
+        clips: (B,V,T,H,W,3) uint8 RGB, resized and cropped, neither flipped nor coloured: `augment` does that.
+        sample: (B,) int64 numbers in the data set.
+        label: (B,) int64 class indices, −1 for none.
+        stride: (B,V) int64 index of each clip's stride in the spec's `strides`.
+        frames: (B,V,T) int64 stored frame numbers.
+        flip: (B,V) bool.
+        jitter: colour changes as drawn, arrays (B,V,T,…) that stay on the host, or None.
+        changes: the same, ready for `augment`.
+        columns: further columns by name.
+    """
+
+    step: int
+    clips: Tensor
+    sample: Tensor
+    label: Tensor
+    stride: Tensor
+    frames: Tensor
+    flip: Tensor
+    jitter: JitterPlan | None = None
+    changes: ColourChanges | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, step: int, arrays: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.integer], rows: int) -> Batch:
+        """The first `rows` rows of a filled slot; tensors share its memory.
+
+        Args:
+            labels: (N,) of the whole data set.
+        """
+        part = {name: array[:rows] for name, array in arrays.items()}
+        jitter = None
+        if "apply" in part:
+            # Small, and of the host: copied, so that keeping a plan does not keep a slot.
+            jitter = JitterPlan(**{name: part[name].copy() for name in ("apply", "factors", "order")})
+        return cls(
+            step=step,
+            clips=torch.from_numpy(part["clips"]),
+            sample=torch.from_numpy(part["sample"]),
+            stride=torch.from_numpy(part["stride"]),
+            frames=torch.from_numpy(part["frames"]),
+            flip=torch.from_numpy(part["flip"]),
+            label=torch.from_numpy(labels[part["sample"]].astype(np.int64)),
+            jitter=jitter,
+            changes=None if jitter is None else ColourChanges.of(jitter),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch on a device. `non_blocking` copies through pinned memory, which torch's host allocator keeps
+        until the copy is done; the batch itself may be dropped at once."""
+
+        def move(tensor: Tensor) -> Tensor:
+            if non_blocking and torch.device(device).type == "cuda" and not tensor.is_cuda:
+                return tensor.pin_memory().to(device, non_blocking=True)
+            return tensor.to(device)
+
+        tensors: dict[str, Any] = {
+            f.name: move(t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)
+        }
+        if self.changes is not None:
+            tensors["changes"] = replace(self.changes, frame=move(self.changes.frame), factor=move(self.changes.factor))
+        return replace(self, **tensors, columns={name: move(t) for name, t in self.columns.items()})
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors of the batch."""
+        yield from (t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor))
+        yield from self.columns.values()
+        if self.changes is not None:
+            yield from (self.changes.frame, self.changes.factor)
+
+
+def upload(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
+    """Batches on a device; on CUDA copied on a side stream, so that copies overlap the steps before.
+
+    The current stream waits for the copy of a batch before it is yielded; the host waits for nothing.
+    """
+    target = torch.device(device)
+    if target.type != "cuda":
+        for batch in batches:
+            yield batch.to(target)
+        return
+    stream = torch.cuda.Stream(target)  # type: ignore[no-untyped-call]
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            moved = batch.to(target, non_blocking=True)
+        current = torch.cuda.current_stream(target)
+        current.wait_stream(stream)
+        for tensor in moved.tensors():
+            # Allocated on the side stream, used on the current one: not to be reused before that use is over.
+            tensor.record_stream(current)
+        yield moved
