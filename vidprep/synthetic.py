@@ -120,7 +120,8 @@ class Person:
     @classmethod
     def draw(cls, seed: int, number: int) -> Person:
         rng = np.random.default_rng([seed, number])
-        ground = rng.random()
+        # Steps of the golden ratio spread any number of hues evenly.
+        ground = (np.random.default_rng(seed).random() + 0.618034 * number) % 1
         return cls(ground=ground, shape=(ground + rng.uniform(0.3, 0.7)) % 1, roughness=int(rng.integers(3, 7)))
 
 
