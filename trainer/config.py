@@ -20,6 +20,8 @@ from shards.spec import ClipSpec, Jitter, WhenShort
 from trainer.recipes.files import Tree, find_recipe, merge, parse_overrides, read_yaml
 from trainer.strict import Strict, validate
 
+__all__ = ["DataConfig", "OptimConfig", "Recipe", "ScheduleConfig", "Strict", "TrainConfig", "load_recipe", "validate"]
+
 
 class Named(BaseModel):
     """A task or backbone: a `name` and that object's own options, which the object validates."""
@@ -58,8 +60,8 @@ class DataConfig(Strict):
         when_short: what a clip does that does not fit into its video (`shards.spec.ClipSpec`).
         split: named split to train on; null takes every sample.
         keep: fraction in (0, 1] (class-balanced, seeded) or a file with keys; null takes all of the split.
-        workers: loader processes per rank; null: from the number of processor cores. Never changes a batch.
-        threads: decoding threads per loader process. Never changes a batch.
+        workers: loader processes per rank; 0 makes batches in the training process. Never changes a batch.
+        threads: decoding threads per loader process; null shares out the cores. Never changes a batch.
     """
 
     frames: int = Field(default=16, ge=1)
@@ -72,8 +74,8 @@ class DataConfig(Strict):
     when_short: WhenShort = "window"
     split: str | None = None
     keep: float | str | None = None
-    workers: int | None = Field(default=None, ge=1)
-    threads: int = Field(default=2, ge=1)
+    workers: int = Field(default=2, ge=0)
+    threads: int | None = Field(default=None, ge=1)
 
     def spec(self, *, strides: tuple[int, ...] = (1,), clips: int = 1) -> ClipSpec:
         """The clip spec of a task that draws `clips` clips with strides from `strides`."""

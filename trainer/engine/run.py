@@ -1,0 +1,253 @@
+"""`train`: from a recipe and a data set to a run folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.dataset import Dataset, open_dataset
+from shards.receipts import package_versions
+from trainer.api import init_backbone
+from trainer.config import Recipe, load_recipe
+from trainer.data.loader import Loader
+from trainer.engine.checkpoint import Checkpoint, read_checkpoint
+from trainer.engine.device import describe_device
+from trainer.engine.distributed import Ranks, open_ranks
+from trainer.engine.loop import Notify, Parts, Trainer
+from trainer.engine.runs import (
+    INFO,
+    RECIPE,
+    check_free,
+    default_out,
+    describe_data,
+    locked,
+    resume_point,
+    write_text,
+)
+from trainer.engine.schedule import Length
+from trainer.engine.sinks import Sink, check_sinks, open_sinks
+from trainer.engine.stop import Stop, parse_duration
+from trainer.models import build_backbone
+from trainer.tasks import Task, build_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run: the run folder.
+        step, total: steps done and to be done.
+        epoch: epochs done.
+        stopped: "" at the end, else "max-time", "SIGINT", "SIGTERM" or "launcher".
+        log: the last log line: loss, the task's scalars, lr, clips_per_s, data_wait, memory_mb; empty if nothing was
+            left to do.
+        resume_command: the command line that goes on.
+    """
+
+    run: Path
+    step: int
+    total: int
+    epoch: float
+    stopped: str
+    log: Mapping[str, float]
+    resume_command: str
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    max_time: float | str | None = None,
+    log: Sequence[str] = ("csv",),
+    on_event: Notify | None = None,
+) -> RunResult:
+    """Train by a recipe on a packed data set. Needs no main guard; under torchrun it is one of the processes.
+
+    Args:
+        recipe, overrides: as for `trainer.config.load_recipe`.
+        data: the data set.
+        out: run folder; default runs/RECIPE-DATASET.
+        resume: go on from the newest checkpoint of `out`, if there is one.
+        init: run folder or weights file the backbone starts from; overrides the recipe's `init`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        max_time: seconds, or text such as "2h"; then save and stop.
+        log: sinks, of "csv" (always on), "tensorboard", "wandb".
+        on_event: called on rank 0 with dicts: "event" and plain values.
+
+    Raises:
+        UserError: anything that the caller can mend, with how.
+    """
+    resolved = load_recipe(recipe, overrides)
+    if init is not None:
+        resolved = resolved.model_copy(update={"init": str(init)})
+    check_sinks(log)
+    stop = Stop(None if max_time is None else parse_duration(max_time))
+    with ExitStack() as stack:
+        ranks = stack.enter_context(open_ranks(device))
+        gpus = [ranks.device] if ranks.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=gpus))  # the caller's generators stay as they were
+        benchmark = torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
+        stack.enter_context(benchmark)
+        stack.enter_context(stop.listening())
+        notify = on_event if on_event is not None and ranks.is_main else _silent
+        start = _Start(
+            resolved, Path(out) if out is not None else None, resume, device, ranks, stop, tuple(log), notify
+        )
+        return start.train(data, stack)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The arguments of `train`, checked."""
+
+    recipe: Recipe
+    out: Path | None
+    resume: bool
+    device: str
+    ranks: Ranks
+    stop: Stop
+    log: tuple[str, ...]
+    notify: Notify
+
+    def train(self, data: str | Path, stack: ExitStack) -> RunResult:
+        recipe, ranks = self.recipe, self.ranks
+        dataset = open_dataset(data)
+        run = self.out or default_out(recipe, dataset)
+        ranks.on_main(lambda: check_free(run, resume=self.resume))
+        torch.manual_seed(recipe.train.seed)
+        task = self._build(dataset)
+        loader = stack.enter_context(self._loader(dataset, task))
+        task.check_labels(dataset.labels[loader.samples])
+        if recipe.train.validation is not None:
+            dataset.select(split=recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
+        length = Length.of(recipe, samples=len(loader.samples))
+        described = describe_data(dataset, loader.samples)
+
+        def open_run() -> tuple[Path | None, list[str]]:
+            stack.enter_context(locked(run))
+            return resume_point(run, recipe, data=described, length=length)
+
+        path, changed = ranks.on_main(open_run)
+        checkpoint = read_checkpoint(path) if path is not None else None
+        if checkpoint is None and recipe.init is not None:
+            self.notify({"event": "init", "message": init_backbone(task.backbone, recipe.init)})
+        parts = Parts(
+            recipe=recipe,
+            ranks=ranks,
+            run=run,
+            task=task.to(ranks.device),
+            loader=loader,
+            length=length,
+            stop=self.stop,
+            sinks=self._sinks(run, checkpoint, stack),
+            notify=self.notify,
+            info=self._info(dataset, described),
+        )
+        if recipe.train.channels_last:
+            task.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        trainer = Trainer(parts, checkpoint)
+        self._announce(trainer, parts, changed)
+        result = self._result(trainer, parts, trainer.fit())
+        self._write_info(parts, result)
+        return result
+
+    def _build(self, dataset: Dataset) -> Task:
+        backbone, task = self.recipe.backbone, self.recipe.task
+        return build_task(
+            task.name,
+            backbone=build_backbone(backbone.name, **backbone.options),
+            data=self.recipe.data,
+            options=task.options,
+            classes=dataset.classes,
+        )
+
+    def _loader(self, dataset: Dataset, task: Task) -> Loader:
+        data, train, ranks = self.recipe.data, self.recipe.train, self.ranks
+        return Loader(
+            dataset,
+            task.spec,
+            batch=train.batch,
+            seed=train.seed,
+            repeats=data.repeats,
+            split=data.split,
+            keep=data.keep,
+            rank=ranks.rank,
+            world=ranks.world,
+            workers=data.workers,
+            threads=data.threads or ranks.share_of_cores(data.workers),
+        )
+
+    def _info(self, dataset: Dataset, described: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.tree(),
+            "recipe_digest": self.recipe.digest(),
+            "classes": list(dataset.classes),
+            "data": dict(described),
+            "versions": package_versions("vidprep", "torch", "numpy"),
+            "device": describe_device(self.ranks.device),
+            "world": self.ranks.world,
+        }
+
+    def _sinks(self, run: Path, checkpoint: Checkpoint | None, stack: ExitStack) -> list[Sink]:
+        if not self.ranks.is_main:
+            return []
+        step = checkpoint.step if checkpoint else 0
+        write_text(run / RECIPE, self.recipe.yaml())
+        sinks = open_sinks(self.log, run, step=step, config=self.recipe.tree())
+        for sink in sinks:
+            stack.callback(sink.close)
+        return sinks
+
+    def _announce(self, trainer: Trainer, parts: Parts, changed: Sequence[str]) -> None:
+        world, total = parts.ranks.world, parts.length.total
+        processes = f", {world} processes" if world > 1 else ""
+        where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}"
+        message = f"{parts.recipe.name} on {describe_device(parts.ranks.device)}{processes}: {where} -> {parts.run}"
+        self.notify({"event": "start", "total": total, "done": trainer.step, "run": str(parts.run), "message": message})
+        if self.resume:
+            since = f"; changed: {', '.join(changed)}" if changed else ""
+            at = f"going on at step {trainer.step} of {total}{since}" if trainer.step else "no checkpoint yet: step 0"
+            self.notify({"event": "resume", "step": trainer.step, "changed": list(changed), "message": at})
+        self._write_info(parts, self._result(trainer, parts, ""))
+
+    def _result(self, trainer: Trainer, parts: Parts, stopped: str) -> RunResult:
+        command = ["vidprep", "train", str(parts.run / RECIPE), "--data", parts.loader.dataset.url]
+        command += ["--out", str(parts.run), "--resume"]
+        command += [] if self.device == "auto" else ["--device", self.device]
+        command += ["--gpus", str(parts.ranks.world)] if parts.ranks.world > 1 else []
+        return RunResult(
+            run=parts.run,
+            step=trainer.step,
+            total=parts.length.total,
+            epoch=parts.length.epoch(trainer.step),
+            stopped=stopped,
+            log=trainer.row,
+            resume_command=shlex.join(command),
+        )
+
+    def _write_info(self, parts: Parts, result: RunResult) -> None:
+        if parts.ranks.is_main:
+            progress = {"step": result.step, "total": result.total, "stopped": result.stopped}
+            progress["resume"] = result.resume_command
+            write_text(parts.run / INFO, json.dumps({**parts.info, **progress}, indent=1) + "\n")
+
+
+def _silent(event: dict[str, Any]) -> None:
+    """Events of runs that nobody watches."""
