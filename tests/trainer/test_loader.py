@@ -240,30 +240,24 @@ from trainer.data.loader import Loader
 loader = Loader(sys.argv[1], ClipSpec(frames=2, crop=16), batch=2, workers=2, threads=1)
 iterator = loader.batches()
 first = next(iterator)
-child = os.fork()
-if child == 0:
+
+def fork(seconds):
+    child = os.fork()
+    if child:
+        return child
     try:
         next(iterator)
     except RuntimeError:
         pass
-    time.sleep(60 if sys.argv[2] == "sleep" else 0)
+    time.sleep(seconds)
     sys.exit(0)  # runs what a process runs at its end: must not touch the parent's workers
-if sys.argv[2] != "sleep":
-    os.waitpid(child, 0)
+
+os.waitpid(fork(0), 0)
+child = fork(300)
 steps = [next(iterator).step for _ in range(6)]
 print(steps, *[worker.pid for worker in loader._crew._workers], child, flush=True)
-if sys.argv[2] == "sleep":
-    time.sleep(60)
+time.sleep(300)
 """
-
-
-def run_script(dataset, tmp_path, mode):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, str(script), str(dataset), mode], env=environment, stdout=subprocess.PIPE, text=True
-    )
 
 
 def alive(pid):
@@ -282,27 +276,27 @@ def wait_for_end(pids, seconds=30):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_script_without_main_guard_that_forks(dataset, tmp_path):
-    process = run_script(dataset, tmp_path, "end")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and out.startswith("[1, 2, 3, 4, 5, 6]")
-    assert wait_for_end([int(pid) for pid in out.split("]")[1].split()]) == []
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_workers_end_with_a_killed_trainer_and_leave_no_memory(dataset, tmp_path):
-    """Even where a process that the trainer forked lives on and holds the pipes open."""
+def test_a_script_without_main_guard_that_forks_and_is_killed(dataset, tmp_path):
+    """Forked copies of the trainer neither disturb the workers nor keep them alive by holding their pipes open."""
     before = set(Path("/dev/shm").glob("tmp*"))
-    process = run_script(dataset, tmp_path, "sleep")
-    *workers, child = [int(pid) for pid in process.stdout.readline().split("]")[1].split()]
-    process.kill()
-    process.wait()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(dataset)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    steps, _, pids = process.stdout.readline().partition("]")
+    *workers, child = [int(pid) for pid in pids.split()]
     try:
-        assert wait_for_end(workers) == []
+        assert steps == "[1, 2, 3, 4, 5, 6" and len(workers) == 2 and all(map(alive, workers))
+        process.kill()
+        process.wait()
+        assert wait_for_end(workers) == [] and alive(child)
     finally:
         os.kill(child, signal.SIGKILL)
-    after = set(Path("/dev/shm").glob("tmp*"))
-    assert after <= before
+    assert set(Path("/dev/shm").glob("tmp*")) <= before
 
 
 def test_workers_load_no_torch():
