@@ -23,7 +23,7 @@ from trainer.models import build_backbone
 from trainer.models.base import Backbone, InputConvention
 from trainer.models.references import REFERENCES, strip_prefixes
 
-FORMAT = "vidprep-backbone"
+FORMAT = "vidprep-backbone"  # the one metadata entry, JSON: safetensors writes several in random order
 VERSION = 1
 _SHOWN = 8  # rows of a mismatch table
 Row = tuple[str, str, str, str]  # what, entry, expected, found
@@ -90,13 +90,13 @@ def save_weights(path: str | Path, backbone: Backbone) -> None:
         raise UserError(
             f"this {type(backbone).__name__} does not know its name; make it with trainer.models.build_backbone"
         )
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
+    description = {
+        "version": VERSION,
         "backbone": backbone.id,
-        "options": _json(backbone.id, backbone.options),
-        "convention": json.dumps(backbone.convention.tree()),
+        "options": backbone.options,
+        "convention": backbone.convention.tree(),
     }
+    metadata = {FORMAT: _json(backbone.id, description)}
     # Copies: safetensors refuses tensors that share memory or are in channels_last.
     tensors = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -122,9 +122,9 @@ def load_weights(path: str | Path, *, into: Backbone | None = None) -> Backbone:
         UserError: a foreign or damaged file, another backbone, tensors that do not fit (with a report).
         StorageError: the file cannot be read.
     """
-    metadata, tensors = _read(Path(path))
-    name, options = metadata["backbone"], json.loads(metadata["options"])
-    convention = InputConvention.of(json.loads(metadata["convention"]))
+    description, tensors = _read(Path(path))
+    name, options = description["backbone"], description["options"]
+    convention = InputConvention.of(description["convention"])
     if into is None:
         backbone = build_backbone(name, **options)
     elif "convention" in into.options and into.convention != convention:
@@ -203,16 +203,16 @@ def _describe(name: str | None, options: Mapping[str, Any]) -> str:
     return " ".join([name or "this backbone", *(f"{k}={v}" for k, v in options.items() if k != "convention")])
 
 
-def _json(name: str, options: Mapping[str, Any]) -> str:
+def _json(name: str, description: Mapping[str, Any]) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, InputConvention):
             return value.tree()
         raise UserError(f"an option of backbone {name} is {value!r}; only JSON values can be stored with weights")
 
-    return json.dumps(dict(options), default=plain)
+    return json.dumps(description, default=plain)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     remedy = "weights are written by vidprep train and trainer.models.weights.save_weights"
     try:
         with safe_open(path, framework="pt") as file:
@@ -225,10 +225,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise UserError(f"{path} is a safetensors file of another program ({len(tensors)} tensors); {remedy}")
-    if int(metadata["version"]) > VERSION:
+    description: dict[str, Any] = json.loads(metadata[FORMAT])
+    if description["version"] > VERSION:
         raise UserError(
-            f"{path} has weights format {metadata['version']}; this version reads up to {VERSION}: update vidprep"
+            f"{path} has weights format {description['version']}; this version reads up to {VERSION}: update vidprep"
         )
-    return metadata, tensors
+    return description, tensors
