@@ -104,11 +104,20 @@ def check(dest: str) -> int:
 @click.option("--seed", type=int, default=0, show_default=True, help="Which clips.")
 def preview(dest: str, output: Path, columns: str, count: int, split: str | None, seed: int) -> None:
     """Draw a contact sheet of clips of the data set DEST, with their labels."""
-    from shards.dataset import open_dataset
-    from vidprep.preview import contact_sheet, write_image
+    import cv2
 
+    from shards.dataset import open_dataset
+    from shards.errors import StorageError
+    from vidprep.preview import contact_sheet
+
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise click.BadParameter(f"{output} is neither .png nor .jpg", param_hint="--output")
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
     dataset = open_dataset(dest, columns=names)
     sheet = contact_sheet(dataset, count=count, split=split, seed=seed)
-    write_image(output, sheet)
+    _, data = cv2.imencode(output.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    try:
+        output.write_bytes(data.tobytes())
+    except OSError as error:
+        raise StorageError(f"cannot write {output}: {error.strerror or error}") from error
     click.echo(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels")

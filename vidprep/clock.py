@@ -86,7 +86,8 @@ def frame_rate(
     number = np.arange(len(times_us))
     for rate in (*known, mean):
         gap = 1e6 / rate
-        tolerance = min(float(time_base) * 1e6, gap / 2) + 1
+        # Where ticks are as coarse as frames a larger tolerance would hide a frame that is missing.
+        tolerance = min(float(time_base) * 1e6, gap / 8) + 1
         if float(np.abs(times_us - number * gap).max()) <= tolerance:
             return rate, True
     return mean, False

@@ -302,13 +302,15 @@ class _Run:
         total = self._videos.videos
         if len(bad) <= self._max_bad * total:
             return
+        finished = self._done == total
         counts = ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in bad).most_common())
         few = "\n".join(f"  {f.source}: {f.message} ({f.code})" for f in bad[:_FIRST_FEW])
-        share = min(100.0, -(-1000 * len(bad) // total) / 10)
+        enough = f"{min(100.0, -(-1000 * len(bad) // total) / 10):g}%" if finished else "100%"
         raise UserError(
-            f"{len(bad)} of {total} videos give no frame ({counts}), more than --max-bad {self._max_bad:.4g} allows. "
-            f"The first:\n{few}\nMend them and remove their shards' receipts in {self._storage.url}/{FOLDER}, or run "
-            f"the same command with --max-bad {share:g}% or more; finished shards are kept"
+            f"{len(bad)} of {total} videos give no frame{'' if finished else ' so far'} ({counts}), more than "
+            f"--max-bad {100 * self._max_bad:g}% allows. The first:\n{few}\nTo leave them out run the same command "
+            f"with --max-bad {enough}; to try mended files again remove the receipts (.json) of their shards in "
+            f"{self._storage.url}/{FOLDER} first. Finished shards are kept"
         )
 
 

@@ -9,15 +9,14 @@ from shards.errors import UserError
 
 # Code → the command that mends it; {path} is the file, {fixed} a name beside it. Empty: nothing does.
 _REENCODE = "ffmpeg -err_detect ignore_err -i {path} -an -c:v libx264 -crf 18 {fixed}"
-_REMUX = "ffmpeg -err_detect ignore_err -i {path} -c copy {fixed}"
 
 BAD: dict[str, str] = {
     "missing-file": "vidprep index ROOT -o manifest.jsonl",
     "empty-file": "",
-    "not-a-video": _REMUX,
+    "not-a-video": "",
     "no-video-stream": "",
     "unknown-codec": "",
-    "undecodable": _REENCODE,
+    "undecodable": "",
     "nothing-between": "",
     "crashed": _REENCODE,
     "timeout": _REENCODE,
