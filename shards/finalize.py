@@ -65,7 +65,8 @@ def finalize(dest: str | Path | Storage) -> Meta:
         producer="vidprep pack",
         parameters=_common_parameters(storage, shards),
     )
-    rows = [row for shard in shards for row in _rows(storage, folder, shard)]
+    segmented = plan.options.get("segment_frames") is not None
+    rows = [row for shard in shards for row in _rows(storage, folder, shard, segmented=segmented)]
     meta = Meta(
         name=str(plan.options["name"]),
         columns={"rgb": column},
@@ -156,26 +157,28 @@ def _refuse_duplicates(shards: Sequence[_Shard], samples: npt.NDArray[np.void]) 
             seen[key] = number
 
 
-def _rows(storage: Storage, folder: str, shard: _Shard) -> Iterator[SampleRow]:
-    """The sample table's rows of a shard: the plan's, repeated for every segment of a video."""
+def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool) -> Iterator[SampleRow]:
+    """The sample table's rows of a shard: the plan's, repeated for every segment of a video.
+
+    Segments without group get the video's key: they must never stand on both sides of a split.
+    """
     videos = {str(video["key"]): video for video in shard.videos}
     keys = shard.index.all_keys()
     for place, key in enumerate(keys):
-        owner = key if key in videos else _video_of(storage, folder, shard, place)
+        owner = _video_of(storage, folder, shard, place) if segmented else key
         video = videos.get(owner)
         if video is None:
             raise DataError(
                 f"sample {key} of {storage.url}/{stem(folder, shard.receipt.shard)}.tar is of no video that the plan "
                 f"gave to this shard; remove its .json and {_AGAIN} to write the shard anew"
             )
-        segment = owner != key
         yield SampleRow(
             key=key,
             label=video.get("label"),
             splits=tuple(video.get("splits") or ()),
-            group=video.get("group") or (owner if segment else None),
+            group=video.get("group") or (owner if segmented else None),
             caption=video.get("caption"),
-            video=owner if segment else None,
+            video=owner if segmented else None,
         )
 
 
