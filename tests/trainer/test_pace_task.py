@@ -77,16 +77,22 @@ def test_it_learns_a_batch_by_heart():
     assert scalars["accuracy"] == 1
 
 
-def test_bf16_autocast_gives_float32_losses_near_the_exact_ones():
-    task = pace(contrastive="context")
+def test_bf16_autocast_is_near_the_exact_losses_and_gradients():
+    # 24 frames leave 3 at the last stage. At 2, oneDNN's bf16 weight gradients of a 3x3x3 convolution are wrong on
+    # processors with AVX-512 (seen with torch 2.15): an error of the library, and of any training in bf16 on the CPU.
+    task = pace(DATA.model_copy(update={"frames": 24}), contrastive="context")
     batch = make_batch(task.spec, videos=4)
-    exact = task(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = task(batch)
-    assert {value.dtype for value in half.values()} == {torch.float32}
-    assert half["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.05)
-    half["loss"].backward()
-    assert all(p.grad.isfinite().all() for p in task.parameters())
+    gradients = []
+    for enabled in (False, True):
+        task.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            scalars = task(batch)
+        assert {value.dtype for value in scalars.values()} == {torch.float32}
+        scalars["loss"].backward()
+        gradients.append((scalars["loss"].detach(), torch.cat([p.grad.flatten() for p in task.parameters()])))
+    (exact, exact_gradient), (half, half_gradient) = gradients
+    assert half.item() == pytest.approx(exact.item(), rel=0.05)
+    assert functional.cosine_similarity(half_gradient, exact_gradient, dim=0) > 0.9
 
 
 @pytest.mark.parametrize(
