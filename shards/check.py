@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shards.columns import COLUMNS, ColumnKind
 from shards.errors import DataError
-from shards.index import ColumnIndex, ShardIndex, keys_digest, parse_idx, parse_index
+from shards.index import ColumnIndex, ShardIndex, build_index, parse_idx, parse_index
 from shards.keys import key_hash
 from shards.meta import ColumnMeta, Meta, read_meta
 from shards.receipts import Receipt, read_receipt, stem
-from shards.samples import SampleTable
+from shards.samples import SampleTable, build_samples
 from shards.storage import MissingError, Reader, Storage, open_storage
 from shards.tarwriter import read_info
 
@@ -76,43 +74,43 @@ def _again(storage: Storage) -> str:
 
 
 def _check_rows(storage: Storage, meta: Meta, table: SampleTable) -> Iterator[Problem]:
-    """Whether samples.bin says what samples.jsonl says."""
-    name = f"{meta.samples_stem}.jsonl"
+    """Whether samples.bin is what samples.jsonl compiles to."""
     bit_of = {split: 1 << bit for bit, split in enumerate(meta.splits)}
-    hashes = np.empty(len(table), np.uint64)
-    for i, row in enumerate(table.rows()):
-        hashes[i] = key_hash(row.key)
-        label = int(table.records[i]["label"])
+    rows, agree = list(table.rows()), True
+    for row, record in zip(rows, table.records, strict=True):
+        label = int(record["label"])
         named = meta.classes[label] if 0 <= label < len(meta.classes) else None
         bits = sum(bit_of.get(split, 0) for split in set(row.splits))
-        if named != row.label or int(table.records[i]["splits"]) != bits:
-            yield Problem(
-                file=name, key=row.key, message="label or splits differ from samples.bin", command=_again(storage)
-            )
-    if keys_digest(hashes) != int(table.header["keys_digest"]):
-        yield Problem(file=name, message="its keys are not those of samples.bin", command=_again(storage))
+        if named != row.label or int(record["splits"]) != bits:
+            agree = False
+            message = "its label or splits differ between samples.jsonl, samples.bin and dataset.json"
+            yield Problem(file=f"{meta.samples_stem}.jsonl", key=row.key, message=message, command=_again(storage))
+    name = f"{meta.samples_stem}.bin"
+    if agree and build_samples(rows, classes=meta.classes, splits=meta.splits)[1] != storage.read(name):
+        message = f"it is not what {meta.samples_stem}.jsonl compiles to"
+        yield Problem(file=name, message=message, command=_again(storage))
 
 
 def _check_column(storage: Storage, meta: Meta, column: ColumnMeta, table: SampleTable | None) -> Iterator[Problem]:
     name = f"{column.folder}/index.bin"
+    repair = f"remove it and {_again(storage)}"
     try:
-        index = parse_index(storage.map(name), name, verify=True)
+        data = storage.map(name)
+        index = parse_index(data, name, verify=True)
     except (DataError, MissingError) as error:
-        yield Problem(file=name, message=str(error), command=f"remove it and {_again(storage)}")
+        yield Problem(file=name, message=str(error), command=repair)
         return
     if (len(index.samples), len(index.shards)) != (meta.samples, meta.shards):
-        yield Problem(
-            file=name,
-            message=f"it has {len(index.samples)} samples in {len(index.shards)} shards, dataset.json says "
-            f"{meta.samples} in {meta.shards}",
-            command=f"remove it and {_again(storage)}",
+        message = (
+            f"it has {len(index.samples)} samples in {len(index.shards)} shards, dataset.json says "
+            f"{meta.samples} in {meta.shards}"
         )
+        yield Problem(file=name, message=message, command=repair)
         return
-    digest = int(index.header["keys_digest"])
-    if keys_digest(index.samples["key_hash"]) != digest or (table and int(table.header["keys_digest"]) != digest):
-        yield Problem(
-            file=name, message="its keys are not those of the sample table", command=f"remove it and {_again(storage)}"
-        )
+    if build_index(index.samples, index.shards) != data.tobytes():
+        yield Problem(file=name, message="its header does not agree with its records", command=repair)
+    elif table is not None and table.header["keys_digest"] != index.header["keys_digest"]:
+        yield Problem(file=name, message="its keys are not those of the sample table", command=repair)
     for number in range(meta.shards):
         yield from _Shard(storage, column, number).check(index)
 

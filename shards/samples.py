@@ -110,7 +110,11 @@ class SampleTable:
                 "pip install -U vidprep"
             )
         n = int(self.header["samples"])
-        if n != meta.samples or data.size != HEADER_SIZE + n * RECORD.itemsize:
+        if (
+            self.header["record_size"] != RECORD.itemsize
+            or n != meta.samples
+            or data.size != HEADER_SIZE + n * RECORD.itemsize
+        ):
             raise DataError(
                 f"{self._where}.bin has {data.size} bytes for {n} samples; {meta.samples} are expected; {_REPAIR}"
             )
