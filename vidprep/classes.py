@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ def check_classes(names: Iterable[str], *, where: str) -> tuple[str, ...]:
             )
     if not classes:
         raise UserError(f"{where} names no class; allowed: one name a line, numbered lines, or JSON")
-    if doubled := [name for name in classes if classes.count(name) > 1]:
-        raise UserError(f"{where}: class {doubled[0]!r} stands there more than once; names must be unique")
+    if len(set(classes)) < len(classes):
+        doubled = Counter(classes).most_common(1)[0][0]
+        raise UserError(f"{where}: class {doubled!r} stands there more than once; names must be unique")
     return classes
 
 
