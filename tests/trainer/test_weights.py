@@ -1,5 +1,6 @@
 """Weights files: round trip, and refusals that say what is wrong."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from shards.errors import StorageError, UserError
 from tests.trainer.reference_networks import filled, shapes
 from trainer.models import BACKBONES, build_backbone
 from trainer.models.base import Backbone
+from trainer.models.references import REFERENCES
 from trainer.models.weights import load_reference, load_weights, save_weights
 
 RGB = {"channels": "rgb", "scale": 1.0, "mean": [0.43, 0.39, 0.37], "std": [0.22, 0.22, 0.21]}
@@ -147,3 +149,11 @@ def test_metadata_are_readable_by_others(tmp_path):
     assert description["backbone"] == "r3d-vcop"
     assert description["options"] == {"base_width": 2, "blocks": [1, 1, 2, 1]}
     assert description["convention"]["channels"] == "bgr"
+
+
+def test_only_keys_named_as_unused_may_be_left_over(monkeypatch):
+    state = filled(shapes("pace-c3d")) | {"queue": torch.zeros(3)}
+    with pytest.raises(UserError, match=r"unexpected +queue +3"):
+        load_reference("pace-c3d", state)
+    monkeypatch.setitem(REFERENCES, "pace-c3d", dataclasses.replace(REFERENCES["pace-c3d"], unused=("^queue$",)))
+    assert torch.equal(load_reference("pace-c3d", state).heads["logits"].bias, state["linear.bias"])
