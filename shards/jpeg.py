@@ -1,24 +1,25 @@
 """The JPEG codec of every column: one library writes and reads all frames.
 
 simplejpeg (libjpeg-turbo) against OpenCV's: images a second on one core of a two-core virtual machine, quality 90,
-4:2:0, 24 frames of real clips, best of 7 runs, simplejpeg 1.9.0, OpenCV 5.0.0:
+4:2:0, 24 frames of real clips, the best of 60 interleaved calls for each, simplejpeg 1.9.0, OpenCV 5.0.0:
 
     size (height x width)              128x171   256x340
     mean bytes a frame                    6132     15709
-    encode  simplejpeg                    5546      1781
-    encode  cv2, with RGB to BGR          5795      2468
-    decode  simplejpeg                    4076      1310
-    decode  simplejpeg into `out`         5063      1698    <- `decode(data, out=…)`
-    decode  cv2 to BGR                    3835      1264
-    decode  cv2 to RGB                    4089      1319
-    decode  simplejpeg, fastdct           4987      1722
-    decode  simplejpeg, fastupsample      5656      1822
+    encode  simplejpeg                    5341      1699
+    encode  cv2, with RGB to BGR          4770      1654
+    decode  simplejpeg                    5170      1747
+    decode  simplejpeg into `out`         5346      1754    <- `decode(data, out=…)`
+    decode  cv2 to BGR                    4237      1454
+    decode  cv2 to RGB                    5135      1709
+    decode  simplejpeg, fastdct           5822      1837
+    decode  simplejpeg, fastupsample      6260      1936
+    decode  simplejpeg, both              6608      2002
 
-Training reads a frame many times and packing writes it once, so decoding decides: simplejpeg, straight into the
-given array. Both libraries decode to the same pixels (all 48 images equal). The fast options are not used: fastdct
-brings nothing here and changes pixels by 0.95 in the mean; fastupsample brings 7 to 12 % and changes them by 0.86
-(128x171) and 0.47 (256x340) in the mean and by up to 176 at colour edges, where the loss of JPEG itself is 2.1
-and 1.4 in the mean.
+Training reads a frame many times and packing writes it once, so decoding decides: simplejpeg, straight into the given
+array, which also saves the page faults of a new one. Both libraries decode to the same pixels (all 48 images equal).
+The fast options bring 5 to 24 % and are not used: fastdct changes pixels by 0.9 in the mean and up to 8, fastupsample
+by 0.5 to 0.9 in the mean and by up to 176 at colour edges, both together by 1.2 to 1.5, where the loss of JPEG itself
+is 1.4 (256x340) and 2.1 (128x171) in the mean; and derived columns would depend on who decoded.
 """
 
 from __future__ import annotations
