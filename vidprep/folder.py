@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from shards.errors import StorageError, UserError
 from shards.keys import make_key
@@ -46,7 +47,7 @@ def folder(root: Path, *, suffixes: Iterable[str] = (), note: Callable[[str], No
     known = SUFFIXES | {_suffix(suffix) for suffix in suffixes}
     paths, others = [], Counter[str]()
     for path in _walk(root, others):
-        suffix = PurePosixPath(path).suffix.lower()
+        suffix = posixpath.splitext(path)[1].lower()
         if suffix in known:
             paths.append(path)
         else:

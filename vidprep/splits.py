@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from shards.errors import UserError
 from vidprep.folder import SUFFIXES
@@ -120,7 +121,7 @@ class _Names:
     """Finds videos by the names that lists use: relative path or key, then class and stem, then stem."""
 
     def __init__(self, videos: Sequence[Video]) -> None:
-        self._suffixes = SUFFIXES | {PurePosixPath(video.path).suffix.lower() for video in videos}
+        self._suffixes = SUFFIXES | {posixpath.splitext(video.path)[1].lower() for video in videos} - {""}
         self._labels = {video.label.casefold() for video in videos if video.label is not None}
         self._tables: dict[bool, dict[tuple[str, ...], list[int]]] = {}
         for fold in (False, True):
@@ -169,8 +170,8 @@ class _Names:
             yield from (("stem", stem) for stem in stems)
 
     def _stem(self, name: str) -> str:
-        suffix = PurePosixPath(name).suffix
-        return name[: -len(suffix)] if suffix and suffix.lower() in self._suffixes else name
+        stem, suffix = posixpath.splitext(name)
+        return stem if suffix.lower() in self._suffixes else name
 
 
 def _normal(text: str) -> str:
