@@ -58,5 +58,5 @@ def test_classes_are_matched_by_name():
 
 
 def test_unknown_classes_are_refused():
-    with pytest.raises(UserError, match="not trained on: 'idle'"):
+    with pytest.raises(UserError, match="the model does not know: 'idle'"):
         match_classes(("run",), ("idle", "run"), np.array([0, 1]), where="data/x")

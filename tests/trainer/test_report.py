@@ -65,6 +65,7 @@ def finetune_result(url, init="pretrained"):
     rng = np.random.default_rng(len(init))
     confusion = rng.integers(0, 3, (6, 6)) + 12 * np.eye(6, dtype=int)
     scores = {"top1": 0.8 if init == "pretrained" else 0.5, "top5": 0.97, "clip_top1": 0.7, "mean_class": 0.79}
+    scores["confusion"] = confusion.tolist()
     return {
         **retrieve_result(url, init),
         "kind": "finetune",
@@ -72,7 +73,6 @@ def finetune_result(url, init="pretrained"):
         "test_split": "test",
         "videos": 90,
         "results": {"last": scores},
-        "confusion": confusion.tolist(),
         "classes": CLASSES,
         "chance": 1 / 6,
         "notes": [],
@@ -84,12 +84,20 @@ def write_training(folder, *, seed=0):
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(RECIPE)
     rng = np.random.default_rng(seed)
-    lines = ["step,loss,accuracy,lr,val_accuracy"]
+    lines, held_out = ["step,loss,accuracy,lr"], ["step,loss,accuracy"]
     for step in range(10, 1001, 10):
         loss = 1.4 * math.exp(-step / 500) + 0.08 * rng.normal()
         right = 0.9 - 0.65 * math.exp(-step / 400) + 0.04 * rng.normal()
-        lines.append(f"{step},{loss},{right},{0.05 * (1 + math.cos(step / 320))},{right if step % 200 == 0 else ''}")
+        lines.append(f"{step},{loss},{right},{0.05 * (1 + math.cos(step / 320))}")
+        if step % 200 == 0:
+            held_out.append(f"{step},{loss + 0.1},{right - 0.1}")
+    (folder / "validation.csv").write_text("\n".join(held_out) + "\n")
     (folder / "log.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch):
+    monkeypatch.setattr("trainer.report.figures.DPI", 40)
 
 
 @pytest.fixture

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
+from shards.dataset import open_dataset
 from shards.errors import UserError
-from trainer.evaluation.retrieval import TOP_K, retrieve
+from tests.trainer.evaluation_runs import SIZES, TINY, write_tiny_weights
+from trainer.api import load_backbone
+from trainer.config import DataConfig
+from trainer.engine.distributed import Ranks
+from trainer.evaluation.features import extract
+from trainer.evaluation.nearest import TOP_K, retrieve
+from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.evaluation.views import view_spec
 
 
 def literal(queries, query_labels, gallery, gallery_labels, k, *, center=False):
@@ -43,9 +54,7 @@ def test_hits_equal_the_literal_search(center):
 
 def test_neighbours_are_sorted_and_ties_go_to_the_lower_row():
     gallery = np.array([[0, 1], [2, 0], [1, 0], [1, 1]], np.float32)
-    result = retrieve(
-        np.array([[3, 0]], np.float32), np.array([0]), gallery, np.array([1, 1, 0, 0]), ks=(1, 2, 3, 4)
-    )
+    result = retrieve(np.array([[3, 0]], np.float32), np.array([0]), gallery, np.array([1, 1, 0, 0]), ks=(1, 2, 3, 4))
     assert result.neighbours.tolist() == [[1, 2, 3, 0]]
     assert np.all(np.diff(result.similarity[0]) <= 0)
     assert result.hits == {1: 0.0, 2: 1.0, 3: 1.0, 4: 1.0}
@@ -73,7 +82,7 @@ def test_chance_is_the_share_of_random_rankings_that_hit():
 def test_chunks_do_not_change_the_result(monkeypatch):
     data = draw(50, 33)
     whole = retrieve(*data)
-    monkeypatch.setattr("trainer.evaluation.retrieval._CHUNK", 7)
+    monkeypatch.setattr("trainer.evaluation.nearest._CHUNK", 7)
     assert np.array_equal(whole.neighbours, retrieve(*data).neighbours)
 
 
@@ -111,3 +120,78 @@ def test_bad_input_is_named(change, message):
 def test_k_must_be_positive():
     with pytest.raises(UserError, match="at least 1"):
         retrieve(*draw(5, 9), ks=(0, 1))
+
+
+def test_retrieval_of_a_packed_data_set_equals_the_literal_one(tiny_dataset, tmp_path):
+    url = tiny_dataset(samples=15)
+    weights = write_tiny_weights(tmp_path / "tiny.safetensors")
+    out = tmp_path / "out"
+    result, path = evaluate_retrieval(weights, url, overrides=SIZES, ks=(1, 3, 50), views=2, out=out, device="cpu")
+    dataset = open_dataset(url)
+    test, train = dataset.select(split="test"), dataset.select(split="train")
+    backbone = load_backbone(weights)
+    spec = view_spec(DataConfig(frames=4, resize=(20, 24), crop=16), views=2)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    queries, gallery = (extract(backbone, dataset, s, spec, ranks=ranks, workers=0).values for s in (test, train))
+    for k in (1, 3):
+        assert result["hits"][str(k)] == literal(queries, dataset.labels[test], gallery, dataset.labels[train], k)
+    assert result["hits"]["50"] is None
+    assert (result["queries"], result["gallery"]) == (3, 12)
+    assert path == out / "evaluation" / "retrieve-tiny-test-2_clips.json"
+    written = json.loads(path.read_text())
+    assert written["hits"] == result["hits"]
+    assert written["init"] == "pretrained"
+    assert written["backbone"] == TINY
+    assert {"torch", "numpy"} <= set(written["versions"])
+    assert "No top 50: the gallery has 12 videos." in written["notes"]
+    assert any("come from a source video (group)" in note for note in written["notes"])
+    query = written["examples"][0]
+    assert query["query"]["key"] in {dataset[int(i)].key for i in test}
+    assert len(query["neighbours"]) == 5
+
+
+def test_random_weights_are_drawn_from_the_seed(tiny_dataset, tmp_path):
+    url = tiny_dataset(samples=10)
+    weights = write_tiny_weights(tmp_path / "tiny.safetensors")
+    options = {"overrides": SIZES, "views": 1, "device": "cpu"}
+
+    def cosines(source, folder, **more):
+        result, path = evaluate_retrieval(source, url, out=tmp_path / folder, **options, **more)
+        return [n["similarity"] for e in result["examples"] for n in e["neighbours"]], path
+
+    own, path = cosines(weights, "a")
+    fresh, fresh_path = cosines(weights, "a", init="random", seed=3)
+    assert fresh_path.stem == f"{path.stem.removesuffix('-1_clips')}-random-1_clips"
+    assert cosines(weights, "b", init="random", seed=3)[0] == fresh
+    assert cosines(weights, "b", init="random", seed=4)[0] != fresh != own
+    assert cosines(f"random:{TINY}", "c", seed=3)[0] == fresh
+
+
+def test_classes_of_two_data_sets_are_matched_by_name(tiny_dataset, tmp_path):
+    weights = write_tiny_weights(tmp_path / "tiny.safetensors")
+    query = tiny_dataset(samples=10, classes=("walk", "run"))
+    gallery = tiny_dataset(samples=10, classes=("jump", "run", "walk"))
+    options = {"overrides": SIZES, "views": 1, "out": tmp_path / "out", "device": "cpu"}
+    result, _ = evaluate_retrieval(weights, query, gallery_data=gallery, **options)
+    assert set(result["per_class"]) <= {"walk", "run"}
+    for example in result["examples"]:
+        number = int(example["query"]["key"][-3:])
+        assert example["query"]["label"] == ("walk", "run")[number % 2]
+        assert all(n["label"] == ("jump", "run", "walk")[int(n["key"][-3:]) % 3] for n in example["neighbours"])
+    with pytest.raises(UserError, match="does not know: 'jump'"):
+        evaluate_retrieval(weights, gallery, gallery_data=query, **options)
+
+
+def test_splits_are_checked(tiny_dataset, tmp_path):
+    weights = write_tiny_weights(tmp_path / "tiny.safetensors")
+    url = tiny_dataset(samples=10)
+    options = {"overrides": SIZES, "out": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(UserError, match=r"no split 'valid'; it has: test, train\. Choose one with --test-split"):
+        evaluate_retrieval(weights, url, query_split="valid", **options)
+    with pytest.raises(UserError, match="8 samples are in both splits 'train' and 'train'"):
+        evaluate_retrieval(weights, url, query_split="train", **options)
+    unlabelled = tiny_dataset(samples=10, classes=())
+    with pytest.raises(UserError, match="2 of 2 samples of split 'test' have no label"):
+        evaluate_retrieval(weights, unlabelled, **options)
+    with pytest.raises(UserError, match="no run folder or weights file"):
+        evaluate_retrieval(tmp_path / "nothing", url, **options)

@@ -1,131 +1,181 @@
-"""Nearest-neighbour video retrieval: Hit@k of test videos in the training videos.
-
-The clip-order-prediction protocol that pace prediction and RSPNet report (reference/evaluation.md section 5):
-a query hits at k when at least one of its k nearest gallery videos, by cosine similarity, has its class;
-averaged over queries.
-
-Letters: Q queries, G gallery videos, D features, K the largest k.
-"""
+"""`vidprep evaluate retrieve`: how often the nearest training videos of a test video are of its class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from shards.errors import UserError
+from shards.dataset import Dataset, open_dataset
+from trainer.engine.distributed import open_ranks
+from trainer.evaluation.features import Pooling, extract
+from trainer.evaluation.nearest import TOP_K, Retrieval, retrieve
+from trainer.evaluation.scores import match_classes
+from trainer.evaluation.subject import (
+    FOLDER,
+    Init,
+    check_labelled,
+    choose_split,
+    complete,
+    describe,
+    refuse_overlap,
+    resolve,
+    stem,
+    write_result,
+)
+from trainer.evaluation.views import VIEWS, IntArray, Progress, Videos, view_spec
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-
-TOP_K = (1, 5, 10, 20, 50)
-_CHUNK = 1024  # queries whose similarities are held at once: 1 GB for a gallery of 240,000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Result of `retrieve`.
-
-    Attributes:
-        hits: k → share of queries that hit, in [0, 1]; None where k exceeds the gallery, since Hit@k would
-            then say only which classes the gallery has.
-        chance: the same for neighbours drawn at random: mean over queries of 1 − C(G − n, k) / C(G, k), where n
-            gallery videos have the query's class.
-        per_class: Hit@1 of each query class present, by class number.
-        neighbours: (Q, min(K, G)) int64, gallery rows by falling similarity; ties go to the lower row.
-        similarity: (Q, min(K, G)) float32, cosines of `neighbours`.
-        queries, gallery: how many of each.
-    """
-
-    hits: dict[int, float | None]
-    chance: dict[int, float | None]
-    per_class: dict[int, float]
-    neighbours: IntArray
-    similarity: FloatArray
-    queries: int
-    gallery: int
+EXAMPLES, NEIGHBOURS = 8, 5
 
 
-def retrieve(
-    queries_QD: FloatArray,
-    query_labels: IntArray,
-    gallery_GD: FloatArray,
-    gallery_labels: IntArray,
+def evaluate_retrieval(
+    source: str | Path,
+    data: str | Path,
     *,
-    ks: Sequence[int] = TOP_K,
+    gallery_data: str | Path | None = None,
+    query_split: str | None = None,
+    gallery_split: str | None = None,
+    init: Init = "pretrained",
+    views: int = VIEWS,
+    pooling: Pooling = "avg",
     center: bool = False,
-) -> Retrieval:
-    """Search every query in the whole gallery.
+    ks: Sequence[int] = TOP_K,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch: int = 4,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Nearest-neighbour retrieval (reference/evaluation.md section 5), without any training.
+
+    Every video is the mean feature of `views` clips; queries are the test videos, the gallery all training videos.
 
     Args:
-        queries_QD, gallery_GD: one feature vector per video; no normalisation is expected.
-        query_labels, gallery_labels: class numbers of one common class table, all >= 0.
-        ks: for which k to report Hit@k.
-        center: subtract from each set its own mean before normalising (CoCLR's variant).
+        source, init, recipe, overrides, out: as for `trainer.evaluation.subject.resolve`.
+        data: data set of the queries, and of the gallery unless `gallery_data` is given; classes are matched by name.
+        query_split: default "test", else "val". gallery_split: default "train".
+        pooling, center: variants; see `extract` and `retrieve`.
+        seed: draws the weights with `init="random"`.
+        batch: videos at a time and process.
+        command: the command line, for the record.
+
+    Returns:
+        The result and the JSON file that holds it.
 
     Raises:
-        UserError: an empty set, unequal lengths, an unlabelled video, a k below 1, or a feature that is not
-            finite.
+        UserError: unknown split or class, unlabelled videos, splits with common videos, …
     """
-    if not ks or min(ks) < 1:
-        raise UserError(f"k is {list(ks)}; every k must be at least 1")
-    queries = _unit(queries_QD, query_labels, "query", center=center)
-    gallery = _unit(gallery_GD, gallery_labels, "gallery", center=center)
-    if queries.shape[1] != gallery.shape[1]:
-        raise UserError(f"query features have {queries.shape[1]} numbers, gallery ones {gallery.shape[1]}")
-    depth = min(max(ks), len(gallery))
-    found = [_nearest(queries[at : at + _CHUNK] @ gallery.T, depth) for at in range(0, len(queries), _CHUNK)]
-    neighbours = np.concatenate([rows for rows, _ in found])
-    right = gallery_labels[neighbours] == query_labels[:, None]
-    same_class = np.bincount(gallery_labels, minlength=int(query_labels.max()) + 1)[query_labels]
-    return Retrieval(
-        hits={k: float(right[:, :k].any(axis=1).mean()) if k <= len(gallery) else None for k in ks},
-        chance={k: _chance(same_class, len(gallery), k) if k <= len(gallery) else None for k in ks},
-        per_class={int(c): float(right[query_labels == c, 0].mean()) for c in np.unique(query_labels)},
-        neighbours=neighbours,
-        similarity=np.concatenate([cosines for _, cosines in found]),
-        queries=len(queries),
-        gallery=len(gallery),
-    )
+    subject = resolve(str(source), init=init, recipe=recipe, overrides=overrides, out=out)
+    spec = view_spec(subject.data, views=views)
+    dataset = open_dataset(data)
+    gallery = dataset if gallery_data is None else open_dataset(gallery_data)
+    query_split = choose_split(dataset, query_split, ("test", "val"), option="--test-split")
+    gallery_split = choose_split(gallery, gallery_split, ("train",), option="--train-split")
+    if gallery.url == dataset.url:
+        refuse_overlap(dataset, query_split, gallery_split)
+    check_labelled(dataset, query_split)
+    check_labelled(gallery, gallery_split)
+    with open_ranks(device) as ranks:
+        backbone = subject.backbone(seed=seed)
+        cache = subject.folder / FOLDER / "features"
 
+        def features(of: Dataset, split: str) -> Videos:
+            samples = of.select(split=split)
+            return extract(
+                backbone,
+                of,
+                samples,
+                spec,
+                ranks=ranks,
+                pooling=pooling,
+                batch=batch,
+                workers=subject.data.workers,
+                cache=cache,
+                progress=progress,
+            )
 
-def _chance(same_class: IntArray, gallery: int, k: int) -> float:
-    drawn = np.arange(k)
-    miss = np.maximum(0, gallery - same_class[:, None] - drawn) / (gallery - drawn)
-    return float((1 - miss.prod(axis=1)).mean())
-
-
-def _unit(features: FloatArray, labels: IntArray, name: str, *, center: bool) -> FloatArray:
-    if len(features) == 0:
-        raise UserError(f"there is no {name} video; choose another split")
-    if features.ndim != 2 or labels.shape != (len(features),):
-        raise UserError(f"{name} features of shape {features.shape} do not fit {labels.shape} labels")
-    unlabelled = int((labels < 0).sum())
-    if unlabelled:
-        raise UserError(
-            f"{unlabelled} of {len(labels)} {name} videos have no label; give them one with vidprep annotate "
-            "or a split without them"
+        found, rows = features(dataset, query_split), features(gallery, gallery_split)
+        labels = match_classes(
+            gallery.classes, dataset.classes, found.labels, where=dataset.url, knows=f"the gallery {gallery.url}"
         )
-    if not np.isfinite(features).all():
-        bad = int((~np.isfinite(features).all(axis=1)).sum())
-        raise UserError(f"the features of {bad} {name} videos are not finite: broken weights, most likely")
-    if center:
-        features = features - features.mean(axis=0)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    # A feature of zeros has no direction: it stays zero, is similar to nothing, and is still counted.
-    return np.asarray(features / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+        result = retrieve(found.values, labels, rows.values, rows.labels, ks=ks, center=center)
+        variant = ", ".join(
+            name for name, used in (("max pooling", pooling == "max"), ("centred", center), *_counted(views)) if used
+        )
+        described = {
+            "variant": variant,
+            "data": describe(dataset),
+            "gallery_data": describe(gallery),
+            "query_split": query_split,
+            "gallery_split": gallery_split,
+            "views": views,
+            "pooling": pooling,
+            "center": center,
+            "seed": seed if subject.init == "random" else None,
+            "queries": result.queries,
+            "gallery": result.gallery,
+            "hits": {str(k): hit for k, hit in result.hits.items()},
+            "chance": {str(k): hit for k, hit in result.chance.items()},
+            "per_class": {gallery.classes[c]: share for c, share in result.per_class.items()},
+            "notes": _notes(dataset, found, gallery, rows, result, labels),
+            "examples": _examples(dataset, found, gallery, rows, result, labels),
+        }
+        name = stem("retrieve", dataset, query_split, "random" if subject.init == "random" else "", variant)
+        full = complete(subject, "retrieve", described, command=command)
+        path = ranks.on_main(lambda: write_result(subject, name, full))
+    return full, path
 
 
-def _nearest(similarity: FloatArray, depth: int) -> tuple[IntArray, FloatArray]:
-    """Columns of the `depth` largest values of each row in falling order, and those values."""
-    total = similarity.shape[1]
-    if depth < total:
-        candidates = np.sort(np.argpartition(-similarity, depth - 1, axis=1)[:, :depth], axis=1)
-    else:
-        candidates = np.broadcast_to(np.arange(total), similarity.shape)
-    values = np.take_along_axis(similarity, candidates, axis=1)
-    by_rank = np.argsort(-values, axis=1, kind="stable")
-    rows = np.take_along_axis(candidates, by_rank, axis=1).astype(np.int64)
-    return rows, np.take_along_axis(values, by_rank, axis=1)
+def _counted(views: int) -> tuple[tuple[str, bool], ...]:
+    return ((f"{views} clips", views != VIEWS),)
+
+
+def _notes(
+    dataset: Dataset, queries: Videos, gallery: Dataset, rows: Videos, result: Retrieval, labels: IntArray
+) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes = []
+    beyond = [k for k, hit in result.hits.items() if hit is None]
+    if beyond:
+        notes.append(f"No top {', '.join(map(str, beyond))}: the gallery has {result.gallery} videos.")
+    if gallery.url == dataset.url:
+        shared = np.isin(queries.groups, rows.groups[rows.groups >= 0])
+        if shared.any():
+            notes.append(
+                f"{int(shared.sum())} of {len(queries)} queries come from a source video (group) that is in the "
+                "gallery too, so the numbers are too good."
+            )
+    absent = sorted({gallery.classes[c] for c in np.setdiff1d(labels, rows.labels)})
+    if absent:
+        notes.append(f"Queries of these classes cannot hit, since the gallery has none: {', '.join(absent)}.")
+    return notes
+
+
+def _examples(
+    dataset: Dataset, queries: Videos, gallery: Dataset, rows: Videos, result: Retrieval, labels: IntArray
+) -> list[dict[str, Any]]:
+    """The first query of each class, then the second ones, …, with their nearest videos."""
+    turn = np.zeros(len(labels), np.int64)
+    for number in np.unique(labels):
+        same = np.flatnonzero(labels == number)
+        turn[same] = np.arange(len(same))
+
+    def shown(of: Dataset, videos: Videos, place: int, label: int) -> dict[str, Any]:
+        sample = of.key(int(videos.samples[place]))
+        return {"key": videos.keys[place], "sample": sample, "label": gallery.classes[label]}
+
+    return [
+        {
+            "query": shown(dataset, queries, int(q), int(labels[q])),
+            "neighbours": [
+                {**shown(gallery, rows, int(g), int(rows.labels[g])), "similarity": round(float(cosine), 4)}
+                for g, cosine in zip(result.neighbours[q, :NEIGHBOURS], result.similarity[q, :NEIGHBOURS], strict=True)
+            ],
+        }
+        for q in np.lexsort((labels, turn))[:EXAMPLES]
+    ]

@@ -69,23 +69,30 @@ def accuracy(scores_NC: FloatArray, labels: IntArray) -> Accuracy:
     )
 
 
-def match_classes(model: tuple[str, ...], data: tuple[str, ...], labels: IntArray, *, where: str) -> IntArray:
-    """Renumber `labels` (class numbers of `data`'s table) into the numbers of `model`'s table, by name.
+def match_classes(
+    known: tuple[str, ...], data: tuple[str, ...], labels: IntArray, *, where: str, knows: str = "the model"
+) -> IntArray:
+    """Renumber `labels` (class numbers of the table `data`) into the numbers of the table `known`, by name.
 
     Only classes that occur in `labels` must be known; −1 stays −1.
 
+    Args:
+        where, knows: whose tables `data` and `known` are, for the message.
+
     Raises:
-        UserError: a class that occurs is not in `model`; `where` names the data set in the message.
+        UserError: a class that occurs is not in `known`.
     """
-    known = {name: number for number, name in enumerate(model)}
-    table = np.array([known.get(name, -2) for name in data] + [-1], dtype=np.int64)  # index −1 is the last entry
+    numbers = {name: number for number, name in enumerate(known)}
+    # Label −1 indexes the last entry, which is −1.
+    table = np.array([numbers.get(name, -2) for name in data] + [-1], dtype=np.int64)
     matched = table[labels]
     unknown = sorted({data[c] for c in np.unique(labels[matched == -2])})
     if unknown:
-        some = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        some = ", ".join(map(repr, unknown[:5])) + more
         raise UserError(
-            f"{where} has classes the model was not trained on: {some}; it knows {len(model)}: "
-            f"{', '.join(model[:8])}{', …' if len(model) > 8 else ''}. Rename them "
-            "with vidprep annotate, or fine-tune on a data set that has them"
+            f"{where} has classes that {knows} does not know: {some}; it knows {len(known)}: "
+            f"{', '.join(known[:8])}{', …' if len(known) > 8 else ''}. Rename them with vidprep annotate, or train on "
+            "a data set that has them"
         )
     return matched

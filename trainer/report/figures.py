@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from trainer.report.runs import Curve
 
+DPI = 180
 INK, MUTED, GRID = "#1c2434", "#66708a", "#e4e8f0"
 PALETTE = ("#2f5fd0", "#d9822b", "#2a9d6f", "#a14cc4", "#c8423b", "#4b9fb8")
 RANDOM = "#9aa2b5"
@@ -31,23 +32,25 @@ def line_plot(
     percent: bool = False,
     reference: tuple[float, str] | None = None,
     colours: Mapping[str, str] | None = None,
+    smooth: bool = True,
 ) -> str:
-    """Curves over the step, one colour each; noisy ones pale with their running mean on top.
+    """Curves over the step, one colour each.
 
     Args:
         curves: name for the legend → (steps, values).
         percent: values are shares of 1.
         reference: value and name of a dashed horizontal line, such as chance.
         colours: by name; others take the palette.
+        smooth: draw long curves pale, with their running mean on top.
     """
-    figure = Figure(figsize=(5.0, 2.9), dpi=170, layout="constrained")
+    figure = Figure(figsize=(3.9, 2.7), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for number, (name, (steps, values)) in enumerate(curves.items()):
         colour = (colours or {}).get(name) or PALETTE[number % len(PALETTE)]
-        smooth = running_mean(values)
-        if len(smooth) != len(values) or any(a != b for a, b in zip(smooth, values, strict=True)):
+        mean = running_mean(values) if smooth else values
+        if mean != values:
             axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.9)
-        axes.plot(steps, smooth, color=colour, linewidth=1.8, label=name, solid_capstyle="round")
+        axes.plot(steps, mean, color=colour, linewidth=1.8, label=name, solid_capstyle="round")
         if len(values) == 1:
             axes.plot(steps, values, "o", color=colour, markersize=4)
     if reference is not None:
@@ -81,7 +84,7 @@ def confusion_plot(confusion: Sequence[Sequence[int]], classes: Sequence[str], *
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     n = len(classes)
     side = min(9.0, 2.4 + 0.42 * n)
-    figure = Figure(figsize=(side, side * 0.92), dpi=150, layout="constrained")
+    figure = Figure(figsize=(side, side * 0.92), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_title(title, loc="left", color=INK, fontsize=10.5, fontweight="bold")

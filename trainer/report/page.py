@@ -87,6 +87,7 @@ def _context(
     runs: Sequence[Run], *, sheet: Sheet | None, title: str | None, command: str | None, now: datetime | None
 ) -> dict[str, Any]:
     results = [result for run in runs for result in run.evaluations.values()]
+    results.sort(key=lambda result: result["init"] == "random")
     thumbnails = Thumbnails()
     searches = _searches(results, thumbnails)
     commands = list(dict.fromkeys(r["command"] for r in results if r.get("command")))
@@ -160,7 +161,7 @@ def _training_plots(trainings: Mapping[str, Training]) -> list[dict[str, str]]:
                     curves[f"{name}{suffix}"] = training.curves[key]
         if curves:
             reference = _pace_chance(trainings) if column == "accuracy" else None
-            image = line_plot(curves, title=title, percent=percent, reference=reference)
+            image = line_plot(curves, title=title, percent=percent, reference=reference, smooth=column != "lr")
             plots.append({"image": image, "alt": f"{title} over the steps"})
     return plots
 
@@ -195,8 +196,8 @@ def _finetuning_plots(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _searches(results: Sequence[Mapping[str, Any]], thumbnails: Thumbnails) -> dict[str, Any] | None:
-    """Example queries of the first retrieval, preferring a pretrained network's."""
-    retrievals = sorted((r for r in results if r["kind"] == "retrieve"), key=lambda r: r["init"] == "random")
+    """Example queries of the first retrieval; results come sorted, those of pretrained networks first."""
+    retrievals = [r for r in results if r["kind"] == "retrieve"]
     if not retrievals or not retrievals[0]["examples"]:
         return None
     result = retrievals[0]
@@ -227,7 +228,7 @@ def _confusions(results: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     for result in results:
         if result["kind"] == "finetune":
             title = f"{result['data']['name']}, fine-tuned from {initialisation(result)}"
-            image = confusion_plot(result["confusion"], result["classes"], title=title)
+            image = confusion_plot(result["results"]["last"]["confusion"], result["classes"], title=title)
             plots.append({"image": image, "alt": f"Confusion matrix: {title}"})
     return plots
 

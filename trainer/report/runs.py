@@ -25,7 +25,7 @@ class Training:
         name: what legends call it.
         recipe: the resolved recipe, plain values.
         text: the same as the YAML file has it.
-        curves: column of log.csv → its curve, only steps where it has a finite value.
+        curves: column of log.csv, or `val_` and column of validation.csv → its curve, finite values only.
     """
 
     name: str
@@ -78,12 +78,15 @@ def read_run(path: str | Path) -> Run:
 def read_training(path: Path) -> Training:
     """Recipe and curves of one engine run."""
     recipe = path / "recipe.yaml"
-    log = path / "log.csv"
+    curves: dict[str, Curve] = {}
+    for log, prefix in (("log.csv", ""), ("validation.csv", "val_")):
+        if (path / log).is_file():
+            curves.update({f"{prefix}{name}": curve for name, curve in read_curves(path / log).items()})
     return Training(
         name=path.resolve().name,
         recipe=read_yaml(recipe),
         text=recipe.read_text(encoding="utf-8"),
-        curves=read_curves(log) if log.is_file() else {},
+        curves=curves,
     )
 
 
