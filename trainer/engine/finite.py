@@ -36,7 +36,7 @@ class FiniteWatch:
             return
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
         host.copy_(finite, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._pending.append(Watched(step, samples, host, loss, event))
 

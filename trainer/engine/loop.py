@@ -179,7 +179,7 @@ class Trainer:
         loader = self._validation_loader(config)
         kept, self._scalars = self._scalars, ScalarMeter()
         self._task.eval()
-        # Ranks must meet in a task's own collectives, so with several every batch is full (the first samples come twice).
+        # Ranks have to meet in a task's own collectives: with several, every batch is full (first samples come twice).
         batches = loader.epoch() if self._ranks.world == 1 else loader.batches(0, math.ceil(loader.steps_per_epoch))
         for batch in upload(batches, self._device):
             seed_step(self._config.seed, batch.step, self._ranks.rank)

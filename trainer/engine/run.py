@@ -16,7 +16,7 @@ from shards.dataset import Dataset, open_dataset
 from shards.receipts import package_versions
 from trainer.api import init_backbone
 from trainer.config import Recipe, load_recipe
-from trainer.data.loader import Loader
+from trainer.engine.build import loader_of, task_of
 from trainer.engine.checkpoint import Checkpoint, read_checkpoint
 from trainer.engine.device import describe_device
 from trainer.engine.distributed import Ranks, open_ranks
@@ -34,8 +34,6 @@ from trainer.engine.runs import (
 from trainer.engine.schedule import Length
 from trainer.engine.sinks import Sink, check_sinks, open_sinks
 from trainer.engine.stop import Stop, parse_duration
-from trainer.models import build_backbone
-from trainer.tasks import Task, build_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +130,8 @@ class _Start:
         run = self.out or default_out(recipe, dataset)
         ranks.on_main(lambda: check_free(run, resume=self.resume))
         torch.manual_seed(recipe.train.seed)
-        task = self._build(dataset)
-        loader = stack.enter_context(self._loader(dataset, task))
+        task = task_of(recipe, dataset)
+        loader = stack.enter_context(loader_of(recipe, dataset, task, ranks))
         task.check_labels(dataset.labels[loader.samples])
         if recipe.train.validation is not None:
             dataset.select(split=recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
@@ -161,38 +159,12 @@ class _Start:
             info=self._info(dataset, described),
         )
         if recipe.train.channels_last:
-            task.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            task.backbone.to(memory_format=torch.channels_last_3d)
         trainer = Trainer(parts, checkpoint)
         self._announce(trainer, parts, changed)
         result = self._result(trainer, parts, trainer.fit())
         self._write_info(parts, result)
         return result
-
-    def _build(self, dataset: Dataset) -> Task:
-        backbone, task = self.recipe.backbone, self.recipe.task
-        return build_task(
-            task.name,
-            backbone=build_backbone(backbone.name, **backbone.options),
-            data=self.recipe.data,
-            options=task.options,
-            classes=dataset.classes,
-        )
-
-    def _loader(self, dataset: Dataset, task: Task) -> Loader:
-        data, train, ranks = self.recipe.data, self.recipe.train, self.ranks
-        return Loader(
-            dataset,
-            task.spec,
-            batch=train.batch,
-            seed=train.seed,
-            repeats=data.repeats,
-            split=data.split,
-            keep=data.keep,
-            rank=ranks.rank,
-            world=ranks.world,
-            workers=data.workers,
-            threads=data.threads or ranks.share_of_cores(data.workers),
-        )
 
     def _info(self, dataset: Dataset, described: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -206,13 +178,16 @@ class _Start:
         }
 
     def _sinks(self, run: Path, checkpoint: Checkpoint | None, stack: ExitStack) -> list[Sink]:
-        if not self.ranks.is_main:
-            return []
-        step = checkpoint.step if checkpoint else 0
-        write_text(run / RECIPE, self.recipe.yaml())
-        sinks = open_sinks(self.log, run, step=step, config=self.recipe.tree())
-        for sink in sinks:
-            stack.callback(sink.close)
+        sinks: list[Sink] = []
+
+        def open_all() -> None:
+            step = checkpoint.step if checkpoint else 0
+            write_text(run / RECIPE, self.recipe.yaml())
+            sinks.extend(open_sinks(self.log, run, step=step, config=self.recipe.tree()))
+            for sink in sinks:
+                stack.callback(sink.close)
+
+        self.ranks.on_main(open_all)
         return sinks
 
     def _announce(self, trainer: Trainer, parts: Parts, changed: Sequence[str]) -> None:

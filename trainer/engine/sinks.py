@@ -80,7 +80,7 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (slow, and optional)
 
         purge = step + 1 if step else None
-        self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
 
     def write(self, name: str, row: Row) -> None:
         for key, value in row.items():

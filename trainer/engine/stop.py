@@ -61,11 +61,11 @@ class Stop:
 
         def receive(number: int, frame: FrameType | None) -> None:
             self._signal = number
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            for other, handler in before.items():
+                signal.signal(other, handler)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            before[each] = signal.signal(each, receive)
         try:
             yield
         finally:
