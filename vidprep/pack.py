@@ -197,7 +197,7 @@ class _Run:
         self._storage, self._plan, self._videos, self._options = storage, plan, videos, options
         self._workers, self._max_bad, self._timeout, self._tell = workers, max_bad, timeout, tell
         self.receipts: list[Receipt] = []
-        self._deaths: Counter[str] = Counter()
+        self._deaths: Counter[tuple[int, str | None]] = Counter()  # of workers, by shard and video
         self._at: dict[int, Progress] = {}
         self._done = 0  # videos of finished shards
         self._packed = [0, 0]  # videos and frames of shards this run finished
@@ -285,17 +285,23 @@ class _Run:
         """
         task: ShardTask = it.task
         at: Progress | None = it.message
-        if at is None:
-            raise WorkerError(f"a worker {it.reason} before it reached the first video of {task!r}")
+        video = None if at is None else at.video
         self._at.pop(task.shard, None)
-        self._deaths[at.video.key] += 1
-        if not it.silent and self._deaths[at.video.key] < 2:
+        culprit = (task.shard, None if video is None else video.key)
+        self._deaths[culprit] += 1
+        if not it.silent and self._deaths[culprit] < 2:
             return task
+        if video is None and it.silent:
+            raise StorageError(
+                f"{task!r} could not be published within {self._timeout:g} s; see what holds the destination up, then "
+                "run the same command again, or give it more time with --timeout SECONDS"
+            )
+        if video is None:
+            raise WorkerError(f"a worker {it.reason} twice at {task!r}, while it decoded no video")
         code = "timeout" if it.silent else "crashed"
-        reason = f"no new frame for {self._timeout:g} s" if it.silent else f"decoding it {it.reason}"
-        reason = reason.replace("decoding it was ended", "the process that decodes it was ended")
-        found = verdict(at.video, "bad", code, reason, repair(code, at.video.location))
-        return replace(task, skip={**task.skip, at.video.key: found})
+        reason = f"no new frame for {self._timeout:g} s" if it.silent else f"the process that decodes it {it.reason}"
+        found = verdict(video, "bad", code, reason, repair(code, video.location))
+        return replace(task, skip={**task.skip, video.key: found})
 
     def _check_bad(self) -> None:
         bad = [found for receipt in self.receipts for found in receipt.verdicts if found.level == "bad"]

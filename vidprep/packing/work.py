@@ -38,10 +38,10 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Message from a worker: what it has done of its shard, and the video it is at."""
+    """Message from a worker: what it has done of its shard, and the video it is at; None while it publishes."""
 
     shard: int
-    video: Video
+    video: Video | None
     videos: int
     frames: int
 
@@ -84,6 +84,7 @@ def pack_shard(task: ShardTask) -> Receipt:
                     times_us=sample.times_us,
                 )
             frames += len(encoded.frames)
+        notify(Progress(shard=task.shard, video=None, videos=len(task.videos), frames=frames))
         run = {"began": round(began, 3), "seconds": round(time.time() - began, 3), "host": platform.node()}
         return writer.finish(verdicts=verdicts, run=run)
 
