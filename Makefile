@@ -16,6 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
+# Compiled at once: torch costs ten seconds an import where Python may not write bytecode itself.
 # uv from the PATH, else uv from pip into .uv (--target leaves the interpreter itself alone), else venv and pip.
 $(INSTALLED): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("vidprep needs Python 3.10 or newer, not " + sys.version.split()[0] + "; run make PYTHON=python3.12")'
@@ -25,7 +26,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	else uv=; fi; \
 	if [ -n "$$uv" ]; then \
 		[ -x $(BIN)/python ] || $$uv venv --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
-		$$uv pip install --python $(BIN)/python --editable '.[$(EXTRAS)]'; \
+		$$uv pip install --compile-bytecode --python $(BIN)/python --editable '.[$(EXTRAS)]'; \
 	else \
 		[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
 		$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'; \
