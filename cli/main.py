@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -105,7 +104,10 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns the exit status."""
+    """Run one command line; returns the exit status.
+
+    A reader of our output that has seen enough (`| head`) ends the command quietly; click takes care of that.
+    """
     try:
         result = root.main(arguments, prog_name="vidprep", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -120,10 +122,6 @@ def run(arguments: list[str]) -> int:
         again = shlex.join(["vidprep", *arguments])
         click.echo(f"\nstopped by Ctrl-C; to continue, run: {_with_resume(again, arguments)}", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return result if isinstance(result, int) else 0
 
 
