@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -114,7 +115,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise StorageError(f"cannot read {path / name}: {error.strerror or error}") from error
         if _describe(data[name]) != written:
             raise _damaged(path, f"{name} has changed since it was written")
-    optimizer = torch.load(io.BytesIO(data[OPTIMIZER]), map_location="cpu", weights_only=True)
+    try:
+        optimizer = torch.load(io.BytesIO(data[OPTIMIZER]), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, f"{OPTIMIZER} holds more than tensors and numbers and cannot be read safely") from error
     return Checkpoint(path=path, tensors=load_tensors(data[MODEL]), optimizer=optimizer, info=info)
 
 
