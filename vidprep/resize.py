@@ -17,19 +17,17 @@ import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from shards.errors import UserError
 
 Image = npt.NDArray[np.uint8]
 
-_FLAGS = (
-    Interpolation.AREA
-    | Interpolation.ACCURATE_RND
-    | Interpolation.BITEXACT  # the same bytes from every x86 instruction set
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+# swscale's own numbers: PyAV names all of them from version 18 on only, which wants Python 3.11.
+_AREA, _ACCURATE_RND = 0x20, 0x40000
+_BITEXACT = 0x80000  # asks for the same bytes from every instruction set
+_FULL_CHROMA = 0x2000 | 0x4000  # horizontal interpolation, and input
+_FLAGS = _AREA | _ACCURATE_RND | _BITEXACT | _FULL_CHROMA
 # AVColorSpace values swscale converts: RGB, BT.709, unspecified (taken as BT.601), FCC, BT.470BG, SMPTE 170M,
 # SMPTE 240M, BT.2020.
 _KNOWN_MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
