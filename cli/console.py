@@ -41,8 +41,13 @@ class Events:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen's live part; harmless when there is none."""
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._json:
@@ -55,6 +60,8 @@ class Events:
             rates = "  ".join(f"{event[name]:,.1f} {name}/s" for name in ("videos", "frames") if name in event)
             self._progress.update(self._task, completed=event["done"], rates=rates)
         elif "message" in event:
+            if kind == "done":
+                self.close()
             console = self._progress.console if self._progress is not None else Console(stderr=True)
             console.print(event["message"], highlight=False, markup=False)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from cli.console import human_bytes, parse_bytes, parse_share, parse_size
+from cli.console import Events, human_bytes, parse_bytes, parse_share, parse_size
 from cli.main import run
 from tests.vidprep.clips import noise_frames, write_clip
 from vidprep.records import Video, write_manifest
@@ -82,6 +82,21 @@ def test_wrong_values_are_wrong_usage(manifest: Path, wrong: list[str]) -> None:
 def test_a_manifest_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pack", str(tmp_path / "none.jsonl"), str(tmp_path / "d")]) == 1
     assert "vidprep index ROOT -o" in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Events(unit="videos") as events:
+        events({"event": "plan", "message": "measuring"})
+        events({"event": "start", "total": 4, "done": 1, "shards": 2})
+        events({"event": "progress", "done": 3, "videos": 1.5, "frames": 99.0})
+        events({"event": "verdict", "message": "bad: k: [red] is no markup here"})
+        events({"event": "shard", "shard": 0})
+        events({"event": "done", "message": "all done"})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for words in ("measuring", "3/4", "99.0 frames/s", "[red] is no markup", "all done"):
+        assert words in shown.err
 
 
 def test_values_as_people_write_them() -> None:
