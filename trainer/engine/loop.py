@@ -111,7 +111,7 @@ class Trainer:
             scalars: dict[str, Tensor] = self._model(batch)
         if "loss" not in scalars:
             raise UserError(
-                f"task {recipe.task.name} gave {', '.join(scalars) or 'nothing'}; one scalar must be 'loss'"
+                f"task {recipe.task.name} gave {', '.join(scalars) or 'nothing'}; one of its scalars must be 'loss'"
             )
         scalars["loss"].backward()  # type: ignore[no-untyped-call]
         if recipe.optim.clip_norm is not None:

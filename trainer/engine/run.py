@@ -78,6 +78,9 @@ def train(
 ) -> RunResult:
     """Train by a recipe on a packed data set. Needs no main guard; under torchrun it is one of the processes.
 
+    A run that is stopped and resumed ends with the bytes of one that was not, for an equal number of torch threads on
+    the CPU and an equal number of processes; kernels of a GPU may round differently from run to run.
+
     Args:
         recipe, overrides: as for `trainer.config.load_recipe`.
         data: the data set.
@@ -160,6 +163,8 @@ class _Start:
         )
         if recipe.train.channels_last:
             task.backbone.to(memory_format=torch.channels_last_3d)
+        if checkpoint is not None:
+            changed = [*changed, *_other_rounding(checkpoint.info, parts.info)]
         trainer = Trainer(parts, checkpoint)
         self._announce(trainer, parts, changed)
         result = self._result(trainer, parts, trainer.fit())
@@ -222,6 +227,15 @@ class _Start:
             progress = {"step": result.step, "total": result.total, "stopped": result.stopped}
             progress["resume"] = result.resume_command
             write_text(parts.run / INFO, json.dumps({**parts.info, **progress}, indent=1) + "\n")
+
+
+def _other_rounding(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed outside the recipe: the batches stay the same, but sums may round in another way."""
+    return [
+        f"{key}: {before[key]} → {now[key]} (equal up to rounding)"
+        for key in ("device", "world", "versions")
+        if before[key] != now[key]
+    ]
 
 
 def _silent(event: dict[str, Any]) -> None:

@@ -48,21 +48,22 @@ def locked(run: Path) -> Iterator[None]:
     """Create the run folder if need be and keep other processes from training into it."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        with (run / LOCK).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{run} is being trained by process {file.read().strip() or '?'}; wait for it, stop it, or choose "
-                    "another --out"
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-    except PermissionError as error:
-        raise StorageError(f"cannot write to {run}: {error.strerror}; choose another --out") from error
+        file = (run / LOCK).open("a+")
+    except OSError as error:
+        raise StorageError(f"cannot write to {run}: {error.strerror or error}; choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{run} is being trained by process {file.read().strip() or '?'}; wait for it, stop it, or choose "
+                "another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def check_free(run: Path, *, resume: bool) -> None:
