@@ -34,7 +34,7 @@ def test_values_are_pinned():
     assert rng_for(0, 1, 2, 3, 4).random(3).tolist() == PINNED
 
 
-PINNED = [0.6469529279209678, 0.44674099165792636, 0.93370419402627]
+PINNED = [0.6388135425105009, 0.8995136491742205, 0.2265946598196401]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

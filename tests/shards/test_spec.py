@@ -180,8 +180,8 @@ def test_plan_is_pinned():
     assert plan.jitter.order[0, 0].tolist() == PINNED_ORDER
 
 
-PINNED = ([[170, 173, 176, 179]], [2], [[2, 46, 112, 112]], [True])
-PINNED_ORDER = [0, 3, 2, 1]
+PINNED = ([[25, 29, 33, 37]], [3], [[15, 37, 112, 112]], [True])
+PINNED_ORDER = [3, 2, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,10 +22,11 @@ from shards.dataset import Dataset
 from shards.errors import DataError, UserError
 from shards.order import Order
 from shards.rng import rng_for
-from shards.spec import ClipPlan, ClipSpec
+from shards.spec import ClipPlan, ClipSpec, VideoFacts
 from trainer.data.ring import Arrays, Layout, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
+_NO_TIMES = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +73,18 @@ class Filler:
         job = self.job
         start = step * job.batch + job.first
         items = job.order.items(start, start + rows)
+        samples = job.samples[items.sample]
         work = zip(
-            range(len(items.sample)),
-            job.samples[items.sample].tolist(),
+            range(rows),
+            self._facts(samples),
+            samples.tolist(),
             items.epoch.tolist(),
             items.repeat.tolist(),
             strict=True,
         )
         if self._pool is None:
-            for row, sample, epoch, repeat in work:
-                self._fill_row(arrays, row, sample, epoch, repeat)
+            for item in work:
+                self._fill_row(arrays, *item)
             return
         # All rows end before an error is raised: nobody writes into a slot that was given back.
         running = [self._pool.submit(self._fill_row, arrays, *item) for item in work]
@@ -90,9 +92,17 @@ class Filler:
         if failed:
             raise failed[0]
 
-    def _fill_row(self, arrays: Arrays, row: int, sample: int, epoch: int, repeat: int) -> None:
+    def _facts(self, samples: npt.NDArray[np.int64]) -> list[VideoFacts]:
+        """What the plans of some samples depend on."""
+        dataset = self.job.dataset
+        if self.job.spec.fps is not None:
+            return [dataset.facts(sample) for sample in samples.tolist()]
+        # Only resampling looks at times, and they are most of the cost of facts.
+        sizes = dataset.records[["frames", "height", "width"]][samples].tolist()
+        return [VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, h, w in sizes]
+
+    def _fill_row(self, arrays: Arrays, row: int, facts: VideoFacts, sample: int, epoch: int, repeat: int) -> None:
         job = self.job
-        facts = job.dataset.facts(sample)
         try:
             plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat))
             if tuple(plan.crop[0, 2:].tolist()) != (job.layout.height, job.layout.width):
@@ -116,10 +126,10 @@ class Filler:
 
     def _decode(self, sample: int, plan: ClipPlan, stored: tuple[int, int], out: npt.NDArray[Any]) -> None:
         """Decode each distinct frame once into all places (V,T) of `out` (V,T,H,W,3) that show it."""
-        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for v, numbers in enumerate(plan.frames.tolist()):
-            for t, number in enumerate(numbers):
-                places[number].append((v, t))
+        places: dict[int, list[tuple[int, int]]] = {}
+        for v, shown in enumerate(plan.frames.tolist()):
+            for t, number in enumerate(shown):
+                places.setdefault(number, []).append((v, t))
         boxes = [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in plan.crop.tolist()]
         image = np.empty((*stored, 3), np.uint8)
         resized = image if plan.size == stored else np.empty((*plan.size, 3), np.uint8)
