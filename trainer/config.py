@@ -251,7 +251,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, its content as a mapping, or a Recipe.
-        overrides: "section.key=value" strings; values are YAML.
+        overrides: "section.key=value" strings; values are YAML. `train.steps` replaces `train.epochs` and the other
+            way round.
 
     Raises:
         UserError: unknown recipe, unknown keys (naming the nearest), wrong values.
@@ -264,7 +265,17 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         path = find_recipe(recipe)
         tree, where = _resolve(read_yaml(path), path.parent, (path,)), str(recipe)
         tree.setdefault("name", path.stem)
-    return validate(Recipe, merge(tree, parse_overrides(overrides)), where=f"recipe {where}")
+    return validate(Recipe, _over(tree, parse_overrides(overrides)), where=f"recipe {where}")
+
+
+def _over(base: Tree, change: Tree) -> Tree:
+    """`merge`, where a length in steps replaces one in epochs and the other way round."""
+    merged, given = merge(base, change), change.get("train")
+    if isinstance(given, dict) and isinstance(merged.get("train"), dict):
+        for name, other in (("steps", "epochs"), ("epochs", "steps")):
+            if given.get(name) is not None and other not in given:
+                merged["train"].pop(other, None)
+    return merged
 
 
 def _resolve(tree: Tree, folder: Path, seen: tuple[Path, ...]) -> Tree:
@@ -276,4 +287,4 @@ def _resolve(tree: Tree, folder: Path, seen: tuple[Path, ...]) -> Tree:
         raise UserError(f"recipe {path} extends itself through {' -> '.join(p.name for p in (*seen, path))}")
     base = _resolve(read_yaml(path), path.parent, (*seen, path))
     base.pop("name", None)
-    return merge(base, tree)
+    return _over(base, tree)

@@ -43,6 +43,16 @@ def test_an_unknown_optimiser_lists_the_allowed_ones() -> None:
         load_recipe(toy_recipe(optim={"name": "lion", "lr": 0.1}))
 
 
+def test_a_length_in_steps_replaces_one_in_epochs(tmp_path: Path) -> None:
+    train = load_recipe("pace-c3d", ["train.steps=7"]).train
+    assert (train.steps, train.epochs) == (7, None)
+    (tmp_path / "short.yaml").write_text("extends: pace-c3d\ntrain: {steps: 5}\n")
+    train = load_recipe(tmp_path / "short.yaml", ["train.epochs=2"]).train
+    assert (train.steps, train.epochs) == (None, 2)
+    with pytest.raises(UserError, match="exactly one"):
+        load_recipe("pace-c3d", ["train.steps=7", "train.epochs=2"])
+
+
 @pytest.mark.parametrize("length", [{"steps": 3, "epochs": 2}, {"steps": None}])
 def test_length_is_either_epochs_or_steps(length: dict[str, int]) -> None:
     with pytest.raises(UserError, match="exactly one of epochs"):
