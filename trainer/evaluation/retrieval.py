@@ -104,35 +104,48 @@ def evaluate_retrieval(
             gallery.classes, dataset.classes, found.labels, where=dataset.url, knows=f"the gallery {gallery.url}"
         )
         result = retrieve(found.values, labels, rows.values, rows.labels, ks=ks, center=center)
-        variant = ", ".join(
-            name for name, used in (("max pooling", pooling == "max"), ("centred", center), *_counted(views)) if used
-        )
         described = {
-            "variant": variant,
-            "data": describe(dataset),
-            "gallery_data": describe(gallery),
+            **_protocol(dataset, gallery, views=views, pooling=pooling, center=center),
             "query_split": query_split,
             "gallery_split": gallery_split,
-            "views": views,
-            "pooling": pooling,
-            "center": center,
             "seed": seed if subject.init == "random" else None,
-            "queries": result.queries,
-            "gallery": result.gallery,
-            "hits": {str(k): hit for k, hit in result.hits.items()},
-            "chance": {str(k): hit for k, hit in result.chance.items()},
-            "per_class": {gallery.classes[c]: share for c, share in result.per_class.items()},
+            **_numbers(result, gallery.classes),
             "notes": _notes(dataset, found, gallery, rows, result, labels),
             "examples": _examples(dataset, found, gallery, rows, result, labels),
         }
-        name = stem("retrieve", dataset, query_split, "random" if subject.init == "random" else "", variant)
+        fresh = "random" if subject.init == "random" else ""
+        name = stem("retrieve", dataset, query_split, fresh, described["variant"])
         full = complete(subject, "retrieve", described, command=command)
         path = ranks.on_main(lambda: write_result(subject, name, full))
     return full, path
 
 
-def _counted(views: int) -> tuple[tuple[str, bool], ...]:
-    return ((f"{views} clips", views != VIEWS),)
+def _protocol(dataset: Dataset, gallery: Dataset, *, views: int, pooling: Pooling, center: bool) -> dict[str, Any]:
+    """The settings; `variant` names those that differ from the usual protocol."""
+    unusual = {
+        f"in {gallery.meta.name}": gallery.url != dataset.url,
+        "max pooling": pooling == "max",
+        "centred": center,
+        f"{views} clips": views != VIEWS,
+    }
+    return {
+        "variant": ", ".join(name for name, used in unusual.items() if used),
+        "data": describe(dataset),
+        "gallery_data": describe(gallery),
+        "views": views,
+        "pooling": pooling,
+        "center": center,
+    }
+
+
+def _numbers(result: Retrieval, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "queries": result.queries,
+        "gallery": result.gallery,
+        "hits": {str(k): hit for k, hit in result.hits.items()},
+        "chance": {str(k): hit for k, hit in result.chance.items()},
+        "per_class": {classes[c]: share for c, share in result.per_class.items()},
+    }
 
 
 def _notes(
