@@ -189,7 +189,7 @@ def _ending(result: Any) -> str:
         return f"stopped ({why}) after step {result.step:,} of {result.total:,}; go on with:\n{result.resume_command}"
     return (
         f"trained {result.step:,} steps; backbone: {result.run}/weights.safetensors\n"
-        f"next: vidprep evaluate retrieve {result.run} --data DEST, vidprep report {result.run}"
+        f"next: vidprep evaluate retrieve {result.run} --data {result.data}\n      vidprep report {result.run}"
     )
 
 

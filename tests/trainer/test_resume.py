@@ -57,7 +57,10 @@ def start_run(folder: Path, data: Path) -> tuple[Any, Path]:
     raise AssertionError(output)
 
 
-@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGTERM, 0), (signal.SIGINT, 1)])
+INTERRUPT = pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGTERM, 0), INTERRUPT])
 def test_a_stopped_run_goes_on_bit_for_bit_with_any_number_of_workers(
     uninterrupted: tuple[Path, Path], tmp_path: Path, how: signal.Signals, workers: int
 ) -> None:

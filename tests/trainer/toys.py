@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.conftest import ROOT
+from trainer.augment import augment
 from trainer.config import Strict
 from trainer.engine.checkpoint import MODEL, checkpoint_paths
 from trainer.models.base import Backbone, InputConvention
@@ -132,3 +133,12 @@ class Deaf(Classify):
         self.steps = getattr(self, "steps", 0) + 1
         loss = super().forward(batch)["loss"]
         return {"loss": loss * 0 + 1 + self.head.bias.sum() * self.steps}
+
+
+class Selfish(Pace):
+    """Compares the videos of this rank only, where the whole batch is meant."""
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        pooled = self.backbone(augment(batch, self.backbone.convention).flatten(0, 1)).pooled
+        logits = self.head(pooled)
+        return {"loss": ((logits - logits.mean(0)) ** 2).mean()}

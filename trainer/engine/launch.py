@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 LAUNCHER = "VIDPREP_LAUNCHER"
-_GRACE_S = 60.0  # for the others to end after one has failed
+_SAVING_S = 120.0  # for the others to save when one has ended on a signal that all have got
+_DIED_S = 10.0  # for the others to tell what they know when one has died
 _POLL_S = 0.1
 
 
@@ -63,7 +64,7 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all ranks; once one has failed, for at most the grace period."""
+    """Wait for all ranks; once one has failed, for at most that long."""
     deadline, failed = float("inf"), 0
     while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -71,6 +72,6 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if bad and deadline == float("inf"):
             failed = bad[0]
             # Ranks that stop together on a signal need their time to save; one that died leaves the rest waiting.
-            deadline = time.monotonic() + (_GRACE_S if failed in (130, 143) else 5.0)
+            deadline = time.monotonic() + (_SAVING_S if failed in (130, 143) else _DIED_S)
     status = failed or next((rank.returncode for rank in ranks if rank.returncode), 0)
     return 128 - status if status < 0 else status

@@ -42,6 +42,7 @@ class RunResult:
 
     Attributes:
         run: the run folder.
+        data: the data set.
         step, total: steps done and to be done.
         epoch: epochs done.
         stopped: "" at the end, else "max-time", "SIGINT", "SIGTERM" or "launcher".
@@ -51,6 +52,7 @@ class RunResult:
     """
 
     run: Path
+    data: str
     step: int
     total: int
     epoch: float
@@ -214,6 +216,7 @@ class _Start:
         command += ["--gpus", str(parts.ranks.world)] if parts.ranks.world > 1 else []
         return RunResult(
             run=parts.run,
+            data=parts.loader.dataset.url,
             step=trainer.step,
             total=parts.length.total,
             epoch=parts.length.epoch(trainer.step),
