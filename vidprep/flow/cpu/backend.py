@@ -55,10 +55,12 @@ class Workspace:
     def solve(self, first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> int:
         """Flow of one pair into `flow` (h, w, 2) float32; returns the number of inner iterations."""
         p = self.params
-        scale = np.float32(1.0 if first.dtype == np.uint8 else 255.0)
+        if first.dtype != np.uint8:
+            first, second = first * np.float32(255), second * np.float32(255)
+        first, second = first.astype(np.float32, copy=False), second.astype(np.float32, copy=False)
         sizes = np.array(self.sizes, np.int64)
         return solve_pair(
-            first, second, scale, flow, sizes, p.scale_step, p.warps, p.inner_iterations, p.outer_iterations,
+            first, second, flow, sizes, p.scale_step, p.warps, p.inner_iterations, p.outer_iterations,
             p.median_filtering, p.epsilon, np.float32(p.tau), np.float32(p.tau / p.theta),
             np.float32(p.lambda_ * p.theta), self.coefficients, *self.scratch,
         )  # fmt: skip

@@ -131,12 +131,12 @@ def _clear(A: Any, h: int, pitch: int) -> None:
 
 
 @kernel
-def _build(frame: Any, scale: Any, sizes: Any, step: float, levels: Any, places: Any, shares: Any, lines: Any) -> None:
-    """Write the pyramid of `frame` · scale, one level after the other, into `levels`."""
+def _build(frame: Any, sizes: Any, step: float, levels: Any, places: Any, shares: Any, lines: Any) -> None:
+    """Write the pyramid of `frame`, one level after the other, into `levels`."""
     h, w = sizes[0]
     for y in range(h):
         for x in range(w):
-            levels[LANES + y * w + x] = np.float32(frame[y, x]) * scale
+            levels[LANES + y * w + x] = frame[y, x]
     at = LANES
     for i in range(1, len(sizes)):
         h, w = sizes[i - 1]
@@ -165,18 +165,18 @@ def _build(frame: Any, scale: Any, sizes: Any, step: float, levels: Any, places:
 
 def _make_solver(version: str) -> Callable[..., int]:
     def solve(
-        first: Any, second: Any, scale: Any, flow: Any, sizes: Any, step: float, warps: int, inner: int, outer: int,
+        first: Any, second: Any, flow: Any, sizes: Any, step: float, warps: int, inner: int, outer: int,
         size: int, epsilon: float, tau: Any, taut: Any, most: Any, coefficients: Any,
         A: Any, levels0: Any, levels1: Any, pixels: Any, plane: Any, ranks: Any, scratch: Any, masks: Any, errors: Any,
         places: Any, shares: Any, lines: Any, coarse: Any, columns: Any, corners: Any, fractions: Any,
     ) -> int:  # fmt: skip
-        """Flow from `first` to `second` ((h, w) uint8 or float32, times `scale` in 0..255) into `flow` (h, w, 2).
+        """Flow from `first` to `second` ((h, w) float32, 0..255) into `flow` (h, w, 2).
 
         Returns the number of inner iterations. From A on all arguments are scratch of `Workspace`.
         """
         _ = version  # in the closure, so in the cache key
-        _build(first, scale, sizes, step, levels0, places, shares, lines)
-        _build(second, scale, sizes, step, levels1, places, shares, lines)
+        _build(first, sizes, step, levels0, places, shares, lines)
+        _build(second, sizes, step, levels1, places, shares, lines)
         iterations = 0
         at = LANES  # room for reads just before an image
         for i in range(len(sizes)):
