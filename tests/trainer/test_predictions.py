@@ -26,9 +26,7 @@ def test_accuracy_equals_the_literal_count():
     assert np.array_equal(result.confusion, confusion)
     assert set(result.per_class) == set(labels.tolist())
     assert result.per_class[3] == confusion[3, 3] / confusion[3].sum()
-    assert result.mean_class == pytest.approx(
-        np.mean([confusion[c, c] / confusion[c].sum() for c in range(7)])
-    )
+    assert result.mean_class == pytest.approx(np.mean([confusion[c, c] / confusion[c].sum() for c in range(7)]))
     assert result.videos == 50
 
 
@@ -51,9 +49,7 @@ def test_bad_scores_are_named(scores, labels, message):
 
 
 def test_classes_are_matched_by_name():
-    matched = match_classes(
-        ("run", "jump", "wave"), ("wave", "idle", "run"), np.array([0, 2, -1, 0]), where="x"
-    )
+    matched = match_classes(("run", "jump", "wave"), ("wave", "idle", "run"), np.array([0, 2, -1, 0]), where="x")
     assert matched.tolist() == [2, 0, -1, 2]
 
 
