@@ -102,7 +102,7 @@ def frame_files(videos: list[tuple[Path, int]], spec: ClipSpec, *, batch: int, b
 
 
 def ours(data: Path, spec: ClipSpec, *, batch: int, batches: int, with_augment: bool = False) -> Contender:
-    loader = Loader(data, spec, batch=batch, workers=1, threads=1)
+    loader = Loader(data, spec, batch=batch, repeats=10, workers=1, threads=1)
     steps = itertools.count(0, batches)
 
     def run() -> int:

@@ -19,6 +19,7 @@ from shards.errors import UserError
 
 IntArray = npt.NDArray[np.int64]
 _ROUNDS = 8
+_BLOCK = 1024  # positions that are computed together, at most
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -103,10 +104,22 @@ class Order:
 
     def items(self, start: int, stop: int) -> Items:
         """Items at positions start..stop−1 (0 <= start <= stop); may span epochs."""
-        epoch, place = np.divmod(np.arange(start, stop, dtype=np.int64), self.epoch_length)
-        if self.shuffle:
-            for e in np.unique(epoch):
-                at = epoch == e
-                place[at] = permute(place[at], self.epoch_length, seed=self.seed, epoch=int(e))
-        repeat, sample = np.divmod(place, self.n)
-        return Items(epoch=epoch, sample=sample, repeat=repeat)
+        size = min(_BLOCK, 8 * self.epoch_length)  # or a tiny selection would have hundreds of epochs in a block
+        first = start // size
+        blocks = [_items(self, block, size) for block in range(first, max(first, (stop - 1) // size) + 1)]
+        part = slice(start - first * size, stop - first * size)
+        return Items(*(np.concatenate(arrays)[part] for arrays in zip(*blocks, strict=True)))
+
+
+@lru_cache(maxsize=8)
+def _items(order: Order, block: int, size: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Epoch, sample and repeat at the positions of a block. Kept, because a few positions cost nearly as much."""
+    position = np.arange(block * size, (block + 1) * size, dtype=np.int64)
+    epoch, place = np.divmod(position, order.epoch_length)
+    if order.shuffle:
+        # Epochs come in order, so each is a run of positions.
+        starts = np.flatnonzero(np.diff(epoch, prepend=-1))
+        for e, at, end in zip(epoch[starts].tolist(), starts, [*starts[1:], size], strict=True):
+            place[at:end] = permute(place[at:end], order.epoch_length, seed=order.seed, epoch=e)
+    repeat, sample = np.divmod(place, order.n)
+    return epoch, sample, repeat

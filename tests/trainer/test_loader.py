@@ -247,12 +247,14 @@ def fork(seconds):
         return child
     try:
         next(iterator)
-    except RuntimeError:
-        pass
+    except RuntimeError as error:
+        assert "forked" in str(error)
+    else:
+        os._exit(1)
     time.sleep(seconds)
     sys.exit(0)  # runs what a process runs at its end: must not touch the parent's workers
 
-os.waitpid(fork(0), 0)
+assert os.waitpid(fork(0), 0)[1] == 0
 child = fork(300)
 steps = [next(iterator).step for _ in range(6)]
 print(steps, *[worker.pid for worker in loader._crew._workers], child, flush=True)

@@ -28,17 +28,16 @@ class Crew:
             self._ring = Ring.create(job.layout, slots)
         except TooSmallError as error:
             raise UserError(f"{error}: {_what_fits(error, job, workers, world)}") from error
-        parent = os.getpid()
+        self._parent = os.getpid()
         self._workers: list[Worker] = []
-        self.close = weakref.finalize(self, _end, self._workers, self._ring, parent)
+        self.close = weakref.finalize(self, _end, self._workers, self._ring, self._parent)
         for _ in range(workers):
-            argument = (self._ring.fd, slots, parent)
+            argument = (self._ring.fd, slots, self._parent)
             self._workers.append(
                 Worker.start("trainer.data.worker:serve", argument, pass_fds=(self._ring.fd,), plugins=plugins)
             )
         for worker in self._workers:  # after all have been started, for a large job waits until it is read
             self._send(worker, job)
-        self._parent = parent
         self._free = deque(range(slots))
         self._asked: deque[tuple[Worker, int, Request]] = deque()  # in the order of the answers
 
@@ -50,8 +49,6 @@ class Crew:
     def filled(self, requests: Iterable[Request]) -> Iterator[tuple[int, int, Arrays]]:
         """(step, rows, arrays) of every request, in order. Requests of an iteration before that are not yet answered
         are waited for first."""
-        if os.getpid() != self._parent:
-            raise RuntimeError("a loader belongs to the process that made it; make one of its own in a forked process")
         while self._asked:
             self._receive()
             self._free.append(self._asked.popleft()[1])
@@ -95,6 +92,8 @@ class Crew:
     @contextmanager
     def _talking_to(self, worker: Worker) -> Iterator[None]:
         """End the crew when its pipes can no longer be trusted; Ctrl-C, too, may cut a message in two."""
+        if os.getpid() != self._parent:  # it would take the trainer's answers
+            raise RuntimeError("a loader belongs to the process that made it; make another one in a forked process")
         try:
             yield
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,13 +20,14 @@ import numpy.typing as npt
 
 from shards import errors, jpeg
 from shards.dataset import Dataset
-from shards.errors import DataError, UserError
+from shards.errors import UserError
 from shards.order import Order
 from shards.rng import rng_for
 from shards.spec import ClipPlan, ClipSpec, VideoFacts
 from trainer.data.ring import Arrays, Layout, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
+_TOGETHER = 8  # clips read before they are decoded, for the same reason as planning first
 _NO_TIMES = np.zeros(0, np.int64)
 
 
@@ -74,20 +76,26 @@ class Filler:
         start = step * job.batch + job.first
         items = job.order.items(start, start + rows)
         samples = job.samples[items.sample]
-        work = zip(
-            range(rows),
-            self._facts(samples),
-            samples.tolist(),
-            items.epoch.tolist(),
-            items.repeat.tolist(),
-            strict=True,
-        )
+        facts = self._facts(samples)
+        # All plans before any pixel: in turn, each would find its code and data gone from the processor's caches.
+        plans = [
+            self._plan(*item)
+            for item in zip(facts, samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
+        ]
+        arrays["sample"][:rows] = samples
+        for row, plan in enumerate(plans):
+            arrays["stride"][row], arrays["frames"][row], arrays["flip"][row] = plan.stride, plan.frames, plan.flip
+            if plan.jitter is not None:
+                for name in ("apply", "factors", "order"):
+                    arrays[name][row] = getattr(plan.jitter, name)
+        clips = list(zip(samples.tolist(), plans, facts, arrays["clips"], strict=False))
+        groups = [clips[i : i + _TOGETHER] for i in range(0, rows, _TOGETHER)]
         if self._pool is None:
-            for item in work:
-                self._fill_row(arrays, *item)
+            for group in groups:
+                self._decode(group)
             return
-        # All rows end before an error is raised: nobody writes into a slot that was given back.
-        running = [self._pool.submit(self._fill_row, arrays, *item) for item in work]
+        # All groups end before an error is raised: nobody writes into a slot that was given back.
+        running = [self._pool.submit(self._decode, group) for group in groups]
         failed = [error for error in (future.exception() for future in running) if error is not None]
         if failed:
             raise failed[0]
@@ -101,49 +109,44 @@ class Filler:
         sizes = dataset.records[["frames", "height", "width"]][samples].tolist()
         return [VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, h, w in sizes]
 
-    def _fill_row(self, arrays: Arrays, row: int, facts: VideoFacts, sample: int, epoch: int, repeat: int) -> None:
+    def _plan(self, facts: VideoFacts, sample: int, epoch: int, repeat: int) -> ClipPlan:
         job = self.job
         try:
             plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat))
-            if tuple(plan.crop[0, 2:].tolist()) != (job.layout.height, job.layout.width):
+            height, width = plan.crop[0, 2:].tolist()
+            if (height, width) != (job.layout.height, job.layout.width):
                 raise UserError(
-                    f"it is shown at {plan.crop[0, 2]}x{plan.crop[0, 3]} (height x width) and others at "
+                    f"it is shown at {height}x{width} (height x width) and others at "
                     f"{job.layout.height}x{job.layout.width}; set data.crop, or data.resize to one size"
                 )
-        except DataError:
-            raise
         except UserError as error:
             raise UserError(f"sample {job.dataset.key(sample)}: {error}") from error
-        arrays["sample"][row] = sample
-        arrays["stride"][row] = plan.stride
-        arrays["frames"][row] = plan.frames
-        arrays["flip"][row] = plan.flip
-        if plan.jitter is not None:
-            arrays["apply"][row] = plan.jitter.apply
-            arrays["factors"][row] = plan.jitter.factors
-            arrays["order"][row] = plan.jitter.order
-        self._decode(sample, plan, (facts.height, facts.width), arrays["clips"][row])
+        return plan
 
-    def _decode(self, sample: int, plan: ClipPlan, stored: tuple[int, int], out: npt.NDArray[Any]) -> None:
-        """Decode each distinct frame once into all places (V,T) of `out` (V,T,H,W,3) that show it."""
-        places: dict[int, list[tuple[int, int]]] = {}
-        for v, shown in enumerate(plan.frames.tolist()):
-            for t, number in enumerate(shown):
-                places.setdefault(number, []).append((v, t))
-        boxes = [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in plan.crop.tolist()]
-        image = np.empty((*stored, 3), np.uint8)
-        resized = image if plan.size == stored else np.empty((*plan.size, 3), np.uint8)
-        numbers = list(places)
-        for number, data in zip(numbers, self.job.dataset.jpegs(sample, numbers), strict=True):
-            try:
-                jpeg.decode(data, out=image)
-            except ValueError:
-                self.job.dataset.frames(sample, [number])  # raises the error that names shard and key
-                raise
-            if resized is not image:
-                cv2.resize(image, plan.size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
-            for v, t in places[number]:
-                out[v, t] = resized[boxes[v]]
+    def _decode(self, clips: Sequence[tuple[int, ClipPlan, VideoFacts, npt.NDArray[Any]]]) -> None:
+        """Read, decode, resize and crop some clips: sample, plan, facts, and where to write, (V,T,H,W,3), of each."""
+        found = []
+        for sample, plan, _, _ in clips:
+            places: dict[int, list[tuple[int, int]]] = {}
+            for v, shown in enumerate(plan.frames.tolist()):
+                for t, number in enumerate(shown):
+                    places.setdefault(number, []).append((v, t))
+            found.append((places, self.job.dataset.jpegs(sample, list(places))))
+        for (sample, plan, facts, out), (places, jpegs) in zip(clips, found, strict=True):
+            boxes = [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in plan.crop.tolist()]
+            stored = (facts.height, facts.width)
+            image = np.empty((*stored, 3), np.uint8)
+            resized = image if plan.size == stored else np.empty((*plan.size, 3), np.uint8)
+            for (number, shown_at), data in zip(places.items(), jpegs, strict=True):
+                try:
+                    jpeg.decode(data, out=image)
+                except ValueError:
+                    self.job.dataset.frames(sample, [number])  # raises the error that names shard and key
+                    raise
+                if resized is not image:
+                    cv2.resize(image, plan.size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
+                for v, t in shown_at:  # every distinct frame is decoded once
+                    out[v, t] = resized[boxes[v]]
 
     def close(self) -> None:
         if self._pool is not None:
