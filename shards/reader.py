@@ -77,6 +77,7 @@ class ColumnReader:
             raise IndexError(self._outside(number, place, numbers, count, flags))
         first = (table - shard.table) // FRAME.itemsize
         rows = shard.index.frames[first : first + count].take(np.array(numbers)).tolist()
+        read, crc32 = shard.tar.read, zlib.crc32
         found: dict[int, memoryview] = {}
         at = 0
         while at < len(rows):
@@ -85,12 +86,13 @@ class ColumnReader:
             while stop < len(rows) and rows[stop][0] == end:
                 end += rows[stop][1]
                 stop += 1
-            data = memoryview(shard.tar.read(base + start, end - start))
-            for frame, (offset, size, crc, _) in zip(numbers[at:stop], rows[at:stop], strict=True):
+            data = memoryview(read(base + start, end - start))
+            for k in range(at, stop):
+                offset, size, crc, _ = rows[k]
                 view = data[offset - start : offset - start + size]
-                if zlib.crc32(view) != crc:
-                    raise self.damaged(number, place, f"frame {frame} does not agree with its checksum")
-                found[frame] = view
+                if crc32(view) != crc:
+                    raise self.damaged(number, place, f"frame {numbers[k]} does not agree with its checksum")
+                found[numbers[k]] = view
             at = stop
         return found
 
