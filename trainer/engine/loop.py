@@ -280,7 +280,17 @@ class Trainer:
 
 
 def precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The autocast type of a run: "auto" is bf16 on a GPU that computes in it, float32 elsewhere."""
+    """The autocast type of a run: "auto" is bf16 on a GPU that computes in it, float32 elsewhere.
+
+    Raises:
+        UserError: bf16 on a CPU, where torch 2.15's oneDNN gives wrong weight gradients (also NaN) for 3x3x3
+            convolutions over two frames, the last stage of every 16-frame network here.
+    """
+    if wanted == "bf16" and device.type == "cpu":
+        raise UserError(
+            "train.precision is bf16 on the CPU, where torch computes wrong gradients of 3-D convolutions; "
+            "allowed there: auto, float32 (--set train.precision=auto)"
+        )
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if wanted == "bf16" else torch.float32

@@ -20,7 +20,7 @@ from trainer.engine.build import loader_of, task_of
 from trainer.engine.checkpoint import Checkpoint, read_checkpoint
 from trainer.engine.device import describe_device
 from trainer.engine.distributed import Ranks, open_ranks
-from trainer.engine.loop import Notify, Parts, Trainer
+from trainer.engine.loop import Notify, Parts, Trainer, precision
 from trainer.engine.runs import (
     INFO,
     RECIPE,
@@ -133,6 +133,7 @@ class _Start:
         recipe, ranks = self.recipe, self.ranks
         dataset = open_dataset(data)
         run = self.out or default_out(recipe, dataset)
+        precision(recipe.train.precision, ranks.device)  # refused before there is a run folder
         ranks.on_main(lambda: check_free(run, resume=self.resume))
         torch.manual_seed(recipe.train.seed)
         task = task_of(recipe, dataset)
