@@ -12,13 +12,17 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 
+# Flow backends that compute with torch; the rest of vidprep.flow imports them when they are asked for.
+TORCH_BACKENDS = ("vidprep.flow.raft", "vidprep.flow.gpu")
+
 # Imports everything in the packages named on the command line and prints what is loaded then.
-WALK = """
+WALK = f"""
 import importlib, pkgutil, sys
 for name in sys.argv[1:]:
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."):
-        importlib.import_module(module.name)
+        if not module.name.startswith({TORCH_BACKENDS!r}):
+            importlib.import_module(module.name)
 print(" ".join(sys.modules))
 """
 
