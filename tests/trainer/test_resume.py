@@ -130,7 +130,7 @@ def half_a_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ("backbone.base_width=2", r"backbone.base_width: 1 → 2"),
         ("task.paces=3", r"task.paces: None → 3"),
         ("schedule={name: step, every: 1}", r"schedule.name: constant → step"),
-        ("train.precision=bf16", r"train.precision: auto → bf16"),
+        ("train.precision=float32", r"train.precision: auto → float32"),
     ],
 )
 def test_changes_that_make_other_steps_are_refused(
