@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 PERSONS, TEST_PERSONS = 10, 4
+NAME = "moving-shapes"
 _FULL_S = 180  # about what the whole demo takes on two quiet cores
 
 
@@ -55,19 +56,28 @@ def commands(out: Path, *, scale: float = 1.0, seed: int = 0) -> Iterator[list[s
     held_out = range(PERSONS - TEST_PERSONS + 1, PERSONS + 1)
     test_persons = [part for number in held_out for part in ("--holdout", f"person{number:02d}_*")]
     yield ["index", str(out / "videos"), "-o", manifest, "--group", r"(person\d+)_", *test_persons]
-    yield ["pack", manifest, data, "--size", "48x64"]
+    yield ["pack", manifest, data, "--size", "72x96", "--name", NAME]
     yield ["check", data]
-    length = [] if scale == 1 else ["--set", f"train.epochs={round(50 * scale, 1)}"]
+    length = [] if scale == 1 else ["--set", f"train.epochs={_epochs('demo-pace') * scale:.1f}"]
     seeded = [] if seed == 0 else ["--set", f"train.seed={seed}"]
     yield ["train", "demo-pace", "--data", data, "--out", str(run), *length, *seeded, *_resume(run)]
     for init, suffix in (("pretrained", ""), ("random", "-random")):
         fresh = [] if init == "pretrained" else ["--init", init]
         chosen = [] if seed == 0 else ["--seed", str(seed)]
         yield ["evaluate", "retrieve", str(run), "--data", data, *fresh, *chosen]
-        tuned = run / "evaluation" / f"finetune-data-train{suffix}"
+        tuned = run / "evaluation" / f"finetune-{NAME}-train{suffix}"
         tuning = ["evaluate", "finetune", str(run), "--data", data, "--recipe", "demo-finetune"]
-        yield [*tuning, *fresh, *chosen, *_resume(tuned)]
+        length = [] if scale == 1 else ["--set", f"train.epochs={_epochs('demo-finetune') * scale:.1f}"]
+        yield [*tuning, *length, *fresh, *chosen, *_resume(tuned)]
     yield ["report", str(run), "-o", str(out / "report.html"), "--title", "vidprep demo"]
+
+
+def _epochs(recipe: str) -> float:
+    from trainer.config import load_recipe
+
+    epochs = load_recipe(recipe).train.epochs
+    assert epochs is not None  # both recipes count epochs
+    return epochs
 
 
 def _resume(run: Path) -> list[str]:
