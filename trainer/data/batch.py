@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,7 @@ def upload(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Bat
     """
     target = torch.device(device)
     if target.type != "cuda":
-        for batch in batches:
-            yield batch.to(target)
+        yield from map(methodcaller("to", target), batches)  # unlike a loop, keeps no batch while the next is made
         return
     stream = torch.cuda.Stream(target)  # type: ignore[no-untyped-call]
     for batch in batches:
@@ -147,4 +147,6 @@ def upload(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Bat
         for tensor in moved.tensors():
             # Allocated on the side stream, used on the current one: not to be reused before that use is over.
             tensor.record_stream(current)
-        yield moved
+        parts = [moved]
+        del batch, moved
+        yield parts.pop()

@@ -38,7 +38,7 @@ class Crew:
             )
         for worker in self._workers:  # after all have been started, for a large job waits until it is read
             self._send(worker, job)
-        self._free = deque(range(slots))
+        self._free = list(range(slots))  # the last is used first: its memory may still be in a cache
         self._asked: deque[tuple[Worker, int, Request]] = deque()  # in the order of the answers
 
     @property
@@ -56,7 +56,7 @@ class Crew:
         turn = 0
         while True:
             while self._free and (request := next(todo, None)) is not None:
-                worker, slot = self._workers[turn % len(self._workers)], self._free.popleft()
+                worker, slot = self._workers[turn % len(self._workers)], self._free.pop()
                 self._send(worker, (slot, *request))
                 self._asked.append((worker, slot, request))
                 turn += 1
@@ -72,7 +72,7 @@ class Crew:
     def _take(self, slot: int) -> Arrays:
         """The slot's arrays; or, where batches that are still kept leave too few slots for the workers, a copy."""
         held = self._ring.slots - len(self._free) - len(self._asked)
-        if held <= len(self._workers):
+        if held <= self._ring.slots - len(self._workers):
             return self._ring.lease(slot, self._free.append)
         arrays = {name: array.copy() for name, array in self._ring.arrays(slot).items()}
         self._free.append(slot)

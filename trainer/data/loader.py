@@ -30,8 +30,8 @@ class Loader:
     the same global batches, and so does a start at any step. Epochs are concatenated, so every batch is full.
 
     With workers, batches are made ahead in shared memory and handed out without a copy. A batch may be kept for as long
-    as wanted: its memory is used again when its last tensor (or slice of one) is gone, and batches are copied
-    while as many as there are workers are kept.
+    as wanted: its memory is used again when its last tensor (or slice of one) is gone, and while so many are kept
+    that workers would have to wait (more than workers + 1), further ones are copies.
 
     Args:
         url: the data set, or one that is open.

@@ -27,7 +27,7 @@ from shards.spec import ClipPlan, ClipSpec, VideoFacts
 from trainer.data.ring import Arrays, Layout, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
-_TOGETHER = 8  # clips read before they are decoded, for the same reason as planning first
+_TOGETHER = 8  # clips at most that are read before they are decoded, for the same reason as planning first
 _NO_TIMES = np.zeros(0, np.int64)
 
 
@@ -89,7 +89,8 @@ class Filler:
                 for name in ("apply", "factors", "order"):
                     arrays[name][row] = getattr(plan.jitter, name)
         clips = list(zip(samples.tolist(), plans, facts, arrays["clips"], strict=False))
-        groups = [clips[i : i + _TOGETHER] for i in range(0, rows, _TOGETHER)]
+        size = min(_TOGETHER, max(1, rows // (4 * job.threads)))  # but enough groups to keep all threads at work
+        groups = [clips[i : i + size] for i in range(0, rows, size)]
         if self._pool is None:
             for group in groups:
                 self._decode(group)
