@@ -31,8 +31,9 @@ class Scene:
         return np.stack([self.first, self.second])
 
 
-def texture(seed: int, *, waves: int = 40, shortest: float = 6.0, longest: float = 60.0) -> Callable[..., np.ndarray]:
-    """A function (x, y) → grey values in 0..255 with wavelengths between `shortest` and `longest` pixels."""
+def texture(seed: int, *, side: int, waves: int = 40) -> Callable[..., np.ndarray]:
+    """A function (x, y) → grey values in 0..255 with wavelengths from 5 % to 50 % of the frame's short side."""
+    shortest, longest = 0.05 * side, 0.5 * side
     rng = np.random.default_rng(seed)
     length = shortest * (longest / shortest) ** rng.random(waves)
     angle = rng.random(waves) * 2 * np.pi
@@ -72,7 +73,7 @@ def affine(
     c, s = zoom * np.cos(turn), zoom * np.sin(turn)
     u = c * (x - cx) - s * (y - cy) + cx + shift[0] - x
     v = s * (x - cx) + c * (y - cy) + cy + shift[1] - y
-    paint = texture(seed)
+    paint = texture(seed, side=min(height, width))
     bx, by = x - cx - shift[0], y - cy - shift[1]
     back_x = (c * bx + s * by) / zoom**2 + cx
     back_y = (-s * bx + c * by) / zoom**2 + cy
@@ -89,7 +90,7 @@ def layers(
     def inside(at_x: Position, at_y: Position) -> np.ndarray:
         return (at_x - cx) ** 2 + (at_y - cy) ** 2 < radius**2
 
-    disc, ground = texture(seed), texture(seed + 1)
+    disc, ground = (texture(seed + i, side=min(height, width)) for i in range(2))
     first = np.where(inside(x, y), disc(x, y), ground(x, y))
     moved = inside(x - front[0], y - front[1])
     second = np.where(moved, disc(x - front[0], y - front[1]), ground(x - back[0], y - back[1]))
