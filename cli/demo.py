@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -39,12 +40,13 @@ def demo(out: Path, seconds_budget: float, seed: int) -> int:
     videos = out / "videos"
     click.echo(f"rendering {PERSONS} persons doing 6 motions into {videos}")
     render_demo(videos, videos_per_class=PERSONS * TAKES, seed=seed)
-    for arguments in commands(out, scale=seconds_budget / _FULL_S, seed=seed):
-        click.echo(click.style(f"\n$ {shlex.join(['vidprep', *arguments])}", bold=True))
-        status = _run(run, arguments)
-        if status != 0:
-            click.echo(f"stopped; to go on: vidprep demo --out {shlex.quote(str(out))}", err=True)
-            return status
+    with _few_threads():
+        for arguments in commands(out, scale=seconds_budget / _FULL_S, seed=seed):
+            click.echo(click.style(f"\n$ {shlex.join(['vidprep', *arguments])}", bold=True))
+            status = _run(run, arguments)
+            if status != 0:
+                click.echo(f"stopped; to go on: {shlex.join(['vidprep', *sys.argv[1:]])}", err=True)
+                return status
     took = time.monotonic() - began
     click.echo(f"\ndone in {took:.0f} s; open {(out / 'report.html').resolve()} in a browser")
     return 0
@@ -84,11 +86,23 @@ def _resume(run: Path) -> list[str]:
     return ["--resume"] if (run / "recipe.yaml").exists() else []
 
 
-def _run(run: object, arguments: list[str]) -> int:
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Of two cores one is the loader's, and many threads would only wait for each other in a network this small."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(4, before - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     """One command line in this process; what records its command line sees this one."""
-    assert callable(run)
     before, sys.argv = sys.argv, ["vidprep", *arguments]
     try:
-        return int(run(arguments))
+        return run(arguments)
     finally:
         sys.argv = before

@@ -90,7 +90,8 @@ def _context(
     results.sort(key=lambda result: result["init"] == "random")
     thumbnails = Thumbnails()
     searches = _searches(results, thumbnails)
-    commands = list(dict.fromkeys(r["command"] for r in results if r.get("command")))
+    trained = [run.training.command for run in runs if run.training and run.training.command]
+    commands = list(dict.fromkeys([*trained, *(r["command"] for r in results if r.get("command"))]))
     kind = "png" if sheet is not None and sheet.image.startswith(b"\x89PNG") else "jpeg"
     return {
         "title": title or ", ".join(run.name for run in runs),

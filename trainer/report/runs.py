@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,14 @@ class Training:
         name: what legends call it.
         recipe: the resolved recipe, plain values.
         text: the same as the YAML file has it.
+        command: a command line that trains the same, where the folder tells its data set.
         curves: column of log.csv, or `val_` and column of validation.csv → its curve, finite values only.
     """
 
     name: str
     recipe: Mapping[str, Any]
     text: str
+    command: str | None
     curves: Mapping[str, Curve]
 
 
@@ -86,8 +89,20 @@ def read_training(path: Path) -> Training:
         name=path.resolve().name,
         recipe=read_yaml(recipe),
         text=recipe.read_text(encoding="utf-8"),
+        command=_command(path),
         curves=curves,
     )
+
+
+def _command(path: Path) -> str | None:
+    info = path / "run.json"
+    if not info.is_file():
+        return None
+    try:
+        url = str(json.loads(info.read_text(encoding="utf-8"))["data"]["url"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{info} cannot be understood ({error!r}); remove it") from error
+    return shlex.join(["vidprep", "train", str(path / "recipe.yaml"), "--data", url])
 
 
 def read_curves(path: Path) -> dict[str, Curve]:

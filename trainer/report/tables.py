@@ -79,7 +79,7 @@ def _table(data: str, found: Sequence[tuple[Run, Result]], *, several: bool) -> 
         level = finetunings[0]["chance"]
         chances += [min(1.0, 5 * level) if c == "top5" else level for c in columns]
     starts = {sum(len(g["columns"]) for g in groups[:n]) for n in range(len(groups))}
-    best = [max((v for v in column if v is not None), default=None) for column in zip(*values, strict=True)]
+    best = [_best([v for v in column if v is not None]) for column in zip(*values, strict=True)]
     shown = [
         {"name": name, "kind": init, "cells": _cells(cells, best, starts)}
         for (name, init), cells in zip(rows, values, strict=True)
@@ -92,6 +92,11 @@ def _table(data: str, found: Sequence[tuple[Run, Result]], *, several: bool) -> 
         "rows": shown,
         "notes": list(dict.fromkeys(note for _, r in found for note in r["notes"])),
     }
+
+
+def _best(values: Sequence[float]) -> float | None:
+    """The largest of values that are not all the same."""
+    return max(values) if len(set(values)) > 1 else None
 
 
 def _cells(values: Sequence[float | None], best: Sequence[float | None], starts: set[int]) -> list[dict[str, Any]]:
