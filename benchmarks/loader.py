@@ -22,6 +22,7 @@ Every turn begins and ends with nothing loaded ahead.
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import os
 import random
@@ -342,7 +343,7 @@ def main() -> None:
         resized(report, made["large"], options.rounds)
         raw(report, made["small"], made["short"], options.rounds)
     if not options.no_record:
-        (RESULTS / "loader.md").write_text(report.text)
+        (RESULTS / f"loader-{datetime.date.today().isoformat()}.md").write_text(report.text)
 
 
 if __name__ == "__main__":
