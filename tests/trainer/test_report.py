@@ -83,6 +83,7 @@ def finetune_result(url, init="pretrained"):
 def write_training(folder, *, seed=0):
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "run.json").write_text(json.dumps({"data": {"url": "/data/tiny set"}}))
     rng = np.random.default_rng(seed)
     lines, held_out = ["step,loss,accuracy,lr"], ["step,loss,accuracy"]
     for step in range(10, 1001, 10):
@@ -159,6 +160,7 @@ def test_a_full_report_is_self_contained(run, tmp_path):
         "vidprep report runs/demo",
         "torch",
         "six clips",
+        "demo/recipe.yaml --data '/data/tiny set'",
     ):
         assert expected in text
     assert "Pace prediction on <rendered> videos." in text
