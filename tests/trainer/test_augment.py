@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from shards.rng import rng_for
 from shards.spec import ClipSpec, Jitter, JitterPlan, VideoFacts
-from trainer.augment import augment
+from trainer import augment as augment_module
+from trainer.augment import _flipped, augment
 from trainer.data.batch import Batch, ColourChanges
 from trainer.models.base import InputConvention
 
@@ -60,8 +61,9 @@ def torchvision_jitter(batch, at, image):
     return image
 
 
-@pytest.mark.parametrize("per_frame", [True, False])
-def test_jitter_equals_torchvision_on_float_images(per_frame):
+@pytest.mark.parametrize(("per_frame", "cache"), [(True, 2 << 20), (True, 6000), (False, 2 << 20)])
+def test_jitter_equals_torchvision_on_float_images(per_frame, cache, monkeypatch):
+    monkeypatch.setattr(augment_module, "_CACHE", cache)  # 6000 bytes: pieces of two frames
     jitter = Jitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, probability=0.8, per_frame=per_frame)
     batch = make_batch(jitter=jitter, rows=6)
     out = augment(batch, UNIT)
@@ -130,6 +132,14 @@ def test_raw_bgr_levels_are_exact():
     out = augment(batch, InputConvention(channels="bgr", scale=255.0))
     for (b, v, t), image in each_frame(batch):
         assert torch.equal(out[b, v, :, t], image.flip(2).permute(2, 0, 1).float())
+
+
+def test_flipping_all_clips_at_once_as_on_a_gpu():
+    batch = make_batch(rows=6)
+    flipped = _flipped(batch.clips.flatten(0, 1), batch.flip.flatten()).view_as(batch.clips)
+    assert 0 < batch.flip.sum() < batch.flip.numel()
+    for (b, v, t), image in each_frame(batch):
+        assert torch.equal(flipped[b, v, t], image)
 
 
 def test_a_plan_that_changes_nothing():
