@@ -22,6 +22,7 @@ from shards.storage import MissingError, Reader, Storage, open_storage
 from shards.tarwriter import read_info
 
 _CHUNK = 1 << 22
+_MISSING = "it does not exist"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Problem:
         shard: its number, None for files that belong to no shard.
         key: the sample, None where the whole file is concerned.
         message: what is wrong.
-        command: what repairs it.
+        command: what repairs it; empty where the message says that.
     """
 
     file: str
@@ -44,7 +45,7 @@ class Problem:
 
     def __str__(self) -> str:
         sample = f", sample {self.key}" if self.key else ""
-        return f"{self.file}{sample}: {self.message}; {self.command}"
+        return f"{self.file}{sample}: {self.message}" + (f"; {self.command}" if self.command else "")
 
 
 def check(url: str | Path) -> Iterator[Problem]:
@@ -64,7 +65,7 @@ def check(url: str | Path) -> Iterator[Problem]:
         table = SampleTable(storage, meta)
         yield from _check_rows(storage, meta, table)
     except DataError as error:
-        yield Problem(file=f"{meta.samples_stem}.jsonl", message=str(error), command=_again(storage))
+        yield Problem(file=f"{meta.samples_stem}.jsonl", message=str(error), command="")
     for column in meta.columns.values():
         yield from _check_column(storage, meta, column, table)
 
@@ -97,7 +98,10 @@ def _check_column(storage: Storage, meta: Meta, column: ColumnMeta, table: Sampl
     try:
         data = storage.map(name)
         index = parse_index(data, name, verify=True)
-    except (DataError, MissingError) as error:
+    except MissingError:
+        yield Problem(file=name, message=_MISSING, command=_again(storage))
+        return
+    except DataError as error:
         yield Problem(file=name, message=str(error), command=repair)
         return
     if (len(index.samples), len(index.shards)) != (meta.samples, meta.shards):
@@ -132,15 +136,22 @@ class _Shard:
     def check(self, whole: ColumnIndex) -> Iterator[Problem]:
         try:
             receipt = read_receipt(self.storage, self.column.folder, self.number)
-        except (MissingError, DataError) as error:
-            yield self.problem("json", str(error))
+        except MissingError:
+            file = f"{self.stem}.json"
+            yield Problem(file=file, message=_MISSING, command=_again(self.storage), shard=self.number)
+            return
+        except DataError as error:
+            yield Problem(file=f"{self.stem}.json", message=str(error), command="", shard=self.number)
             return
         try:
             data = self.storage.map(f"{self.stem}.idx")
             if hashlib.sha256(data.data).hexdigest() != receipt.idx_sha256:
                 yield self.problem("idx", "its SHA-256 is not that of the receipt")
             index = parse_idx(data, f"{self.stem}.idx")
-        except (MissingError, DataError) as error:
+        except MissingError:
+            yield self.problem("idx", _MISSING)
+            return
+        except DataError as error:
             yield self.problem("idx", str(error))
             return
         record = whole.shards[self.number]
@@ -153,8 +164,8 @@ class _Shard:
             yield self.problem("idx", "it is not the index that index.bin was made from")
         try:
             yield from self._check_tar(receipt, index)
-        except MissingError as error:
-            yield self.problem("tar", str(error))
+        except MissingError:
+            yield self.problem("tar", _MISSING)
 
     def _check_tar(self, receipt: Receipt, index: ShardIndex) -> Iterator[Problem]:
         reader = self.storage.open(f"{self.stem}.tar")

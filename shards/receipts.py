@@ -14,6 +14,7 @@ from shards.storage import Storage
 from shards.text import to_json
 
 VERSION = 1
+_REPAIR = "remove it and run the same vidprep pack command again to write this shard anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +109,10 @@ def read_receipt(storage: Storage, folder: str, shard: int) -> Receipt:
         verdicts = tuple(Verdict(**verdict) for verdict in data.pop("verdicts"))
         receipt = Receipt(**data, verdicts=verdicts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{storage.url}/{name} is not a receipt ({error}); remove it and run the same vidprep pack command "
-            "again to write this shard anew"
-        ) from error
+        raise DataError(f"{storage.url}/{name} is not a receipt ({error}); {_REPAIR}") from error
     if (receipt.column, receipt.shard) != (folder, shard):
-        raise DataError(f"{storage.url}/{name} is the receipt of {stem(receipt.column, receipt.shard)}")
+        other = stem(receipt.column, receipt.shard)
+        raise DataError(f"{storage.url}/{name} is the receipt of {other}; {_REPAIR}")
     return receipt
 
 

@@ -123,8 +123,9 @@ class SampleTable:
         size = int(self.header["lines_size"])
         if self._lines.size != size or (verify and zlib.crc32(self._lines.data) != self.header["lines_crc32"]):
             raise DataError(
-                f"{self._where}.jsonl was changed after samples.bin was compiled from it ({self._lines.size} bytes, "
-                f"{size} expected); put changes into a file of their own: vidprep annotate {storage.url} FILE"
+                f"{self._where}.jsonl was changed after {meta.samples_stem}.bin was compiled from it "
+                f"({self._lines.size} bytes, {size} expected); keep a copy of it as EDITED.jsonl, remove dataset.json, "
+                f"run the same vidprep pack command again, then vidprep annotate {storage.url} EDITED.jsonl"
             )
         self.records: npt.NDArray[np.void] = data[HEADER_SIZE:].view(RECORD)
 

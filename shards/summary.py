@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shards.dataset import open_dataset
+from shards.errors import DataError
 from shards.receipts import Verdict, read_receipts
 
 _SAME_RATE = 0.02  # rates this close (relative) count as one: 29.97 and 30
@@ -77,6 +78,11 @@ def summarize(url: str | Path) -> Summary:
     columns: dict[str, ColumnSummary] = {}
     for name, column in meta.columns.items():
         receipts = list(read_receipts(dataset.storage, column.folder))
+        if len(receipts) != meta.shards:
+            raise DataError(
+                f"{dataset.url}/{column.folder} has {len(receipts)} receipts of {meta.shards} shards; "
+                f"vidprep check {dataset.url} names what is missing"
+            )
         found += [verdict for receipt in receipts for verdict in receipt.verdicts]
         index = dataset.storage.size(f"{column.folder}/index.bin")
         columns[name] = ColumnSummary(

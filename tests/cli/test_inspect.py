@@ -53,6 +53,15 @@ def test_what_is_no_data_set(tmp_path: Path, command: str, capsys: pytest.Captur
     assert "vidprep pack MANIFEST" in capsys.readouterr().err
 
 
+def test_info_counts_nothing_that_is_missing(
+    tiny_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny_dataset()
+    (data / "rgb/000000.json").unlink()
+    assert run(["info", str(data)]) == 1
+    assert "2 receipts of 3 shards; vidprep check" in capsys.readouterr().err
+
+
 def test_check(tiny_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     data = tiny_dataset()
     assert run(["check", str(data)]) == 0

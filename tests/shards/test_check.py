@@ -5,7 +5,10 @@ import json
 import pytest
 
 from shards.check import check
-from shards.errors import UserError
+from shards.dataset import open_dataset
+from shards.errors import DataError, UserError
+from shards.finalize import finalize
+from shards.samples import annotate
 from tests.shards.test_dataset import flip, frame_offset
 
 
@@ -58,7 +61,23 @@ def test_a_truncated_tar_is_named_with_its_samples(dest):
 )
 def test_missing_files(dest, name):
     (dest / name).unlink()
-    assert any("does not exist" in problem.message for problem in check(dest))
+    (problem,) = check(dest)
+    assert problem.file.startswith(name.partition(".")[0]) and "does not exist" in problem.message
+    assert str(problem).count("run the same vidprep pack command") == 1
+    if name.startswith("rgb/000002"):
+        assert problem.shard == 2
+
+
+def test_a_sample_table_edited_by_hand_can_be_saved(dest, tmp_path):
+    edited = tmp_path / "EDITED.jsonl"
+    edited.write_text((dest / "samples.jsonl").read_text().replace('"walk"', '"stroll"'))
+    (dest / "samples.jsonl").write_text(edited.read_text())
+    with pytest.raises(DataError, match=r"changed after.*EDITED\.jsonl, remove dataset\.json.*vidprep annotate"):
+        open_dataset(dest)
+    (dest / "dataset.json").unlink()
+    finalize(dest)
+    annotate(dest, edited)
+    assert "stroll" in open_dataset(dest).classes and not list(check(dest))
 
 
 def test_exchanged_shards(dest):
