@@ -82,10 +82,10 @@ class Aside:
             _sync_folder(self.path.parent)
             for leftover in self.path.parent.glob(f".{self.path.name}.*.part"):
                 leftover.unlink(missing_ok=True)
-        except FileExistsError as error:
+        except (FileExistsError, FileNotFoundError) as error:  # not found: removed as a leftover
             raise StorageError(
-                f"{self.path} exists and is never overwritten; another process published it meanwhile: "
-                "run the same command again, it takes up what is there"
+                f"{self.path} was published by another process meanwhile and is never overwritten; wait until that one "
+                "has ended, then run the same command again: it takes up what is there"
             ) from error
         except OSError as error:
             raise _cannot_write(self.path, error) from error
@@ -128,6 +128,8 @@ def _cannot_write(path: Path, error: OSError) -> StorageError:
         help_ = "free some space, then run the same command again: finished shards are kept"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         help_ = f"make {path.parent} writable or choose another destination"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        help_ = f"{path.parent} is or lies below a file; choose another destination"
     else:
         help_ = "mend that, then run the same command again: finished shards are kept"
     return StorageError(f"cannot write {path}: {reason}; {help_}")

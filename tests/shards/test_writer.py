@@ -169,6 +169,18 @@ def test_create_only_works_without_hard_links(tmp_path, monkeypatch):
     assert files(tmp_path) == {"a": b"3"}
 
 
+def test_two_writers_at_once(tmp_path):
+    storage = open_storage(tmp_path)
+    first, second = storage.create("a"), storage.create("a")
+    first.write(b"1")
+    first.publish()  # takes the other for what a killed run left
+    second.write(b"2")
+    with pytest.raises(StorageError, match=r"published by another process.*run the same command again"):
+        second.publish()
+    second.discard()
+    assert files(tmp_path) == {"a": b"1"}
+
+
 def test_a_full_disk_fails_the_run_and_leaves_nothing(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
