@@ -354,7 +354,8 @@ def _child(descriptor: int) -> None:
 def _exit_with_parent(descriptor: int) -> None:
     """End this process when the other end of the pipe is closed, whatever the main thread is doing."""
     poller = select.poll()
-    poller.register(descriptor, 0)  # reports POLLHUP only
+    # Linux reports a closed pipe without being asked; macOS reports only what was asked for.
+    poller.register(descriptor, select.POLLHUP)
     while not any(event & (select.POLLHUP | select.POLLERR) for _, event in poller.poll()):
         pass
     os._exit(1)
