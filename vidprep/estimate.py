@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 from shutil import disk_usage
 from statistics import fmean
 
+from shards.errors import StorageError
 from shards.index import FRAME, MEMBER, SAMPLE
 from shards.procs import Lost, run_tasks
 from vidprep.packing.options import PackOptions
@@ -148,5 +150,10 @@ def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: Path
 
 
 def _existing(path: Path) -> Path:
-    """The path or its nearest parent that exists."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    """The folder, or its nearest parent that exists."""
+    found = next(p for p in (path, *path.parents) if p.exists())
+    if not found.is_dir():
+        raise StorageError(f"{path} cannot be a folder: {found} is a file; choose another destination")
+    if not os.access(found, os.W_OK):
+        raise StorageError(f"{found} cannot be written; make it writable or choose another destination")
+    return found

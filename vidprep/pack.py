@@ -23,7 +23,7 @@ from shards.index import parse_index
 from shards.plan import NAME as PLAN
 from shards.plan import Plan, read_plan, write_plan
 from shards.procs import Lost, WorkerError, run_tasks
-from shards.receipts import Receipt, has_receipt, read_receipt
+from shards.receipts import Receipt, has_receipt, read_receipt, stem
 from shards.storage import Storage, open_storage
 from vidprep.estimate import DryRun, dry_run, measure_videos, shard_bounds, spread
 from vidprep.packing.options import PackOptions, check_same
@@ -163,7 +163,12 @@ def estimate_pack(
     workers: int | None = None,
     timeout: float = 600,
 ) -> DryRun:
-    """Decode 20 evenly spaced videos and say what `pack` with these arguments would need; writes nothing."""
+    """Decode 20 evenly spaced videos and say what `pack` with these arguments would need; writes nothing.
+
+    Raises:
+        UserError: wrong options or manifest.
+        StorageError: videos cannot be read, or the destination cannot be a folder or be written.
+    """
     options = PackOptions(
         name="dry run",
         resize=_resize(short_side, size),
@@ -173,10 +178,11 @@ def estimate_pack(
         segment_frames=segment_frames,
     )
     workers = _workers(workers)
+    place = Path(open_storage(dest).url)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     picked = videos.at(spread(videos.videos, _DRY_RUN))
     estimate = measure_videos(picked, options, workers=workers, limit=None, timeout=timeout)
-    return dry_run(videos.videos, estimate, options, dest=Path(dest), workers=workers)
+    return dry_run(videos.videos, estimate, options, dest=place, workers=workers)
 
 
 class _Run:
@@ -242,7 +248,8 @@ class _Run:
 
     def _announce(self, receipt: Receipt) -> None:
         for found in receipt.verdicts:
-            text = f"{found.level}: {found.key}: {found.message} ({found.code})"
+            text = f"{found.level}: {found.source}: {found.message} ({found.code})"
+            text += f"; to mend it: {found.command}" if found.command else ""
             self._tell({"event": "verdict", **asdict(found), "message": text})
         self._tell(
             {
@@ -304,19 +311,22 @@ class _Run:
         return replace(task, skip={**task.skip, video.key: found})
 
     def _check_bad(self) -> None:
-        bad = [found for receipt in self.receipts for found in receipt.verdicts if found.level == "bad"]
+        bad_of = {r.shard: [found for found in r.verdicts if found.level == "bad"] for r in self.receipts}
+        bad = [found for shard in sorted(bad_of) for found in bad_of[shard]]
         total = self._videos.videos
         if len(bad) <= self._max_bad * total:
             return
         finished = self._done == total
         counts = ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in bad).most_common())
         few = "\n".join(f"  {f.source}: {f.message} ({f.code})" for f in bad[:_FIRST_FEW])
+        named = [f"{stem(FOLDER, shard)}.json" for shard in sorted(bad_of) if bad_of[shard]]
+        more = f" and {len(named) - _FIRST_FEW} more" if len(named) > _FIRST_FEW else ""
         enough = f"{min(100.0, -(-1000 * len(bad) // total) / 10):g}%" if finished else "100%"
         raise UserError(
             f"{len(bad)} of {total} videos give no frame{'' if finished else ' so far'} ({counts}), more than "
             f"--max-bad {100 * self._max_bad:g}% allows. The first:\n{few}\nTo leave them out run the same command "
-            f"with --max-bad {enough}; to try mended files again remove the receipts (.json) of their shards in "
-            f"{self._storage.url}/{FOLDER} first. Finished shards are kept"
+            f"with --max-bad {enough}; to try mended files again remove the receipts of their shards first, in "
+            f"{self._storage.url}: {', '.join(named[:_FIRST_FEW])}{more}. Finished shards are kept"
         )
 
 

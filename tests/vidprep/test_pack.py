@@ -217,7 +217,8 @@ def test_another_manifest_than_the_plans(videos: Path, packed: Path, tmp_path: P
 
 def test_too_many_bad_videos_publish_nothing(videos: Path, packed: Path, tmp_path: Path) -> None:
     dest = tmp_path / "set"
-    with pytest.raises(UserError, match=r"(?s)1 of 12.*1 not-a-video.*--max-bad 2%.*bad\.mp4.*--max-bad") as caught:
+    words = r"(?s)1 of 12.*1 not-a-video.*--max-bad 2%.*bad\.mp4.*--max-bad.*rgb/\d{6}\.json"
+    with pytest.raises(UserError, match=words) as caught:
         pack(videos / "set.jsonl", dest, **{**OPTIONS, "max_bad": 0.02})
     assert not (dest / "dataset.json").exists()
     with pytest.raises(UserError, match=r"not finished.*run the same vidprep pack"):
@@ -272,6 +273,13 @@ def test_destinations_that_cannot_be(tmp_path: Path) -> None:
     for dest in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         with pytest.raises(StorageError, match="cannot write"):
             pack(manifest, dest, short_side=16)
+    for dest in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="a file; choose another destination"):
+            pack(manifest, dest, short_side=16)
+        with pytest.raises(StorageError, match="a file; choose another destination"):
+            estimate_pack(manifest, dest, short_side=16)
+    with pytest.raises(UserError, match="not a place this version can use"):
+        estimate_pack(manifest, "s3://bucket/set", short_side=16)
     (tmp_path / "other" / "rgb").mkdir(parents=True)
     (tmp_path / "other" / "rgb" / "000000.tar").write_text("x")
     with pytest.raises(StorageError, match="shards but no plan"):
@@ -290,6 +298,15 @@ def test_videos_that_moved(videos: Path, packed: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "set")["rgb/000000.tar"] == contents(packed)["rgb/000000.tar"]
     with pytest.raises(UserError, match="not a folder"):
         pack(manifest, tmp_path / "set", root=tmp_path / "none", **OPTIONS)
+
+
+def test_an_empty_root_is_an_unmounted_disk_not_bad_videos(videos: Path, packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for _ in range(2):  # nothing is recorded that the next run would believe
+        with pytest.raises(StorageError, match=r"disk: it is empty; mount it.*--root DIR"):
+            pack(videos / "set.jsonl", tmp_path / "set", root=tmp_path / "disk", **OPTIONS)
+    pack(videos / "set.jsonl", tmp_path / "set", **OPTIONS)
+    assert contents(tmp_path / "set") == contents(packed)
 
 
 def test_missing_files_are_verdicts_where_the_root_is_there(tmp_path: Path) -> None:

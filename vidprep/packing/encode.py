@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,14 @@ def samples(video: Video, encoded: Encoded, options: PackOptions) -> Iterator[Sa
 
 
 def _check_root(video: Video) -> None:
-    """A missing file is the video's fault only where its root is there."""
-    if not Path(local_path(video.root)).is_dir():
+    """A missing file is the video's fault only where its root is there, and is no empty mount point."""
+    try:
+        with os.scandir(local_path(video.root)) as found:
+            reason = None if next(found, None) is not None else "it is empty"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason is not None:
         raise StorageError(
-            f"the root of the videos, {video.root}, is not there; mount it, or say where it is now with --root DIR"
+            f"cannot find the videos in their root {video.root}: {reason}; mount it, or say where it is now with "
+            "--root DIR"
         )
