@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,26 @@ def test_processes_agree_byte_for_byte() -> None:
     )
     ours = hashlib.sha256(tvl1(scenes(40, 60)[4].frames, "numba").tobytes()).hexdigest()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ours
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 processors")
+@pytest.mark.parametrize(("processor", "features"), [("haswell", "+avx2,+fma"), ("nehalem", "")])
+def test_processors_agree_byte_for_byte(tmp_path: Path, processor: str, features: str) -> None:
+    """AVX2, and SSE without fused multiply-add, against whatever this machine has."""
+    code = (
+        "import hashlib; from vidprep.flow import tvl1; from vidprep.flow.scenes import scenes;"
+        "print(hashlib.sha256(tvl1(scenes(40, 60)[4].frames, 'numba').tobytes()).hexdigest())"
+    )
+    ours = hashlib.sha256(tvl1(scenes(40, 60)[4].frames, "numba").tobytes()).hexdigest()
+    env = {
+        **os.environ,
+        "NUMBA_CPU_NAME": processor,
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     assert done.stdout.strip() == ours
 
 
