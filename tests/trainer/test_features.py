@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from shards.dataset import open_dataset
 from shards.errors import UserError
-from tests.trainer.evaluation_runs import Tiny
+from tests.conftest import ROOT
+from tests.trainer.evaluation_runs import Tiny, write_tiny_weights
 from trainer.config import DataConfig
 from trainer.engine.distributed import Ranks
 from trainer.evaluation.features import extract, weights_digest
@@ -69,3 +73,10 @@ def test_the_digest_changes_with_every_weight():
     with torch.no_grad():
         backbone.conv.bias[5] += 1e-6
     assert before != weights_digest(backbone)
+
+
+def test_load_backbone_is_there_in_a_fresh_process(tmp_path):
+    weights = write_tiny_weights(tmp_path / "tiny.safetensors")
+    code = f"import trainer; print(trainer.load_backbone({str(weights)!r}).width)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "6\n", done.stderr

@@ -14,7 +14,6 @@ import torch
 
 from shards.dataset import Dataset, open_dataset
 from shards.receipts import package_versions
-from trainer.api import init_backbone
 from trainer.config import Recipe, load_recipe
 from trainer.engine.build import loader_of, task_of
 from trainer.engine.checkpoint import Checkpoint, read_checkpoint
@@ -151,6 +150,8 @@ class _Start:
         path, changed = ranks.on_main(open_run)
         checkpoint = read_checkpoint(path) if path is not None else None
         if checkpoint is None and recipe.init is not None:
+            from trainer.api import init_backbone  # noqa: PLC0415 (it imports this package)
+
             self.notify({"event": "init", "message": init_backbone(task.backbone, recipe.init)})
         parts = Parts(
             recipe=recipe,
