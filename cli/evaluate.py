@@ -68,27 +68,32 @@ def _common(command: Command) -> Command:
 @click.option("--center", is_flag=True, help="Subtract the mean feature of each split first.")
 def retrieve(
     source: str, data: str, train_split: str | None, test_split: str | None, seed: int | None, **options: Any
-) -> None:
+) -> int:
     """Nearest neighbours: is one of the k most similar training videos of a test video's class?
 
     Needs no training. Top 1, 5, 10, 20 and 50 over all test videos, by cosine of the mean feature of 10 clips, each
     test video against every training video.
     """
+    from trainer.engine.distributed import SharedError
     from trainer.evaluation.retrieval import evaluate_retrieval
 
-    with _Bar() as bar:
-        result, path = evaluate_retrieval(
-            source,
-            data,
-            query_split=test_split,
-            gallery_split=train_split,
-            seed=seed or 0,
-            command=_command(),
-            progress=bar,
-            **options,
-        )
+    try:
+        with _Bar() as bar:
+            result, path = evaluate_retrieval(
+                source,
+                data,
+                query_split=test_split,
+                gallery_split=train_split,
+                seed=seed or 0,
+                command=_command(),
+                progress=bar,
+                **options,
+            )
+    except SharedError:
+        return 1  # rank 0 tells
     if _is_main():
         print_retrieval(result, path)
+    return 0
 
 
 @evaluate.command()
@@ -179,7 +184,7 @@ def print_retrieval(result: Mapping[str, Any], path: Path) -> None:
         f"{result['gallery']:,} of split {result['gallery_split']} ({result['data']['name']})"
     )
     print_table(title, ("", "hit", "chance"), rows)
-    _print_notes(result["notes"], path)
+    _print_notes(result, path)
 
 
 def print_finetuning(result: Mapping[str, Any], path: Path) -> None:
@@ -198,17 +203,17 @@ def print_finetuning(result: Mapping[str, Any], path: Path) -> None:
     shown: Iterable[tuple[str, float]] = classes if len(classes) <= 12 else classes[:5]
     heading = "by class" if len(classes) <= 12 else f"the 5 weakest of {len(classes)} classes"
     print_table(heading, ("class", "top 1"), [(name, _percent(share)) for name, share in shown])
-    _print_notes(result["notes"], path)
+    _print_notes(result, path)
 
 
 def _network(result: Mapping[str, Any]) -> str:
     return f"{result['init']} weights" + (f", {result['variant']}" if result["variant"] else "")
 
 
-def _print_notes(notes: Iterable[str], path: Path) -> None:
-    for note in notes:
+def _print_notes(result: Mapping[str, Any], path: Path) -> None:
+    for note in result["notes"]:
         click.echo(f"note: {note}", err=True)
-    click.echo(f"written: {path}")
+    click.echo(f"written: {path} (computed on {result['device']})")
 
 
 def _percent(share: float | None) -> str:

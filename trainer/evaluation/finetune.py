@@ -151,7 +151,7 @@ def evaluate_finetuning(
             "steps": trained.total,
         }
         name = stem("finetune", dataset, train_split, fresh, variant)
-        full = complete(subject, "finetune", described, command=command)
+        full = complete(subject, "finetune", described, device=ranks.device, command=command)
         path = ranks.on_main(lambda: write_result(subject, name, full))
     return Finetuning(training=trained, result=full, path=path)
 

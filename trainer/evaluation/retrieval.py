@@ -115,7 +115,7 @@ def evaluate_retrieval(
         }
         fresh = "random" if subject.init == "random" else ""
         name = stem("retrieve", dataset, query_split, fresh, described["variant"])
-        full = complete(subject, "retrieve", described, command=command)
+        full = complete(subject, "retrieve", described, device=ranks.device, command=command)
         path = ranks.on_main(lambda: write_result(subject, name, full))
     return full, path
 

@@ -19,6 +19,7 @@ from shards.receipts import package_versions
 from trainer.api import init_backbone, load_backbone
 from trainer.config import DataConfig, Recipe, load_recipe
 from trainer.engine.checkpoint import read_info
+from trainer.engine.device import describe_device
 from trainer.engine.runs import RECIPE, write_text
 from trainer.models import BACKBONES, build_backbone
 from trainer.models.base import Backbone
@@ -180,14 +181,17 @@ def stem(kind: str, dataset: Dataset, split: str, *parts: str) -> str:
     return make_key("-".join([kind, dataset.meta.name, split, *(part for part in parts if part)]).replace(" ", "_"))
 
 
-def complete(subject: Subject, kind: str, result: Mapping[str, Any], *, command: str | None) -> dict[str, Any]:
-    """A result with what every one has: kind, format, source, versions, date, command."""
+def complete(
+    subject: Subject, kind: str, result: Mapping[str, Any], *, device: torch.device, command: str | None
+) -> dict[str, Any]:
+    """A result with what every one has: kind, format, source, device, versions, date, command."""
     return {
         "kind": kind,
         "format": 1,
         "source": subject.source,
         "init": subject.init,
         "backbone": subject.recipe.backbone.name,
+        "device": describe_device(device),
         "command": command,
         "versions": package_versions("vidprep", "torch", "numpy"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
