@@ -203,7 +203,8 @@ def _parse(line: str, path: Path, number: int) -> Video:
         raise UserError(f"{where}: field {missing[0]!r} is missing; a line needs at least key and path")
     if isinstance(fields.get("splits"), list):
         fields["splits"] = tuple(fields["splits"])
-    fields.setdefault("root", str(path.parent.absolute()))
+    if "root" not in fields:
+        fields["root"] = str(path.parent.absolute())
     try:
         return Video(**fields)
     except UserError as error:
