@@ -219,7 +219,7 @@ class _Shard:
                     yield self.problem("tar", "its description is that of another sample", key)
             except ValueError as error:
                 yield self.problem("tar", f"its description is not JSON: {error}", key)
-        if not kind.framed or not record["frames"]:
+        if not record["frames"]:
             return
         payload = reader.read(int(record["offset"]), int(record["size"]))
         first = index.first_frame(place)

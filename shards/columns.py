@@ -11,17 +11,23 @@ class ColumnKind:
 
     Attributes:
         suffix: extension of the payload member, `KEY.<suffix>`.
-        framed: the payload is a concatenation of frames whose places the index knows; otherwise one whole thing.
-        grey: frames are single planes, (H,W), instead of (H,W,3) RGB.
+        framed: the payload is a concatenation of frames whose places the index knows; otherwise one whole thing, which
+            the index treats as a single frame, for its checksum.
+        planes: images a frame consists of: one (H,W,3) RGB image, or two grey ones, (H,W), of flow: u, then v.
         describes: the column also holds `KEY.json`, what the video is.
     """
 
     suffix: str
     framed: bool
-    grey: bool = False
+    planes: int = 1
     describes: bool = False
 
 
 COLUMNS: dict[str, ColumnKind] = {
     "rgb": ColumnKind(suffix="mjpg", framed=True, describes=True),
+    # Two planes a field, u0 v0 u1 v1 …; `shards.flow` has the codecs.
+    "flow": ColumnKind(suffix="flow.mjpg", framed=True, planes=2, describes=True),
+    "flow-lossless": ColumnKind(suffix="flow.mpng", framed=True, planes=2, describes=True),
+    # A table of `shards.table`.
+    "statistics": ColumnKind(suffix="statistics.npy", framed=False),
 }

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shards import jpeg
+from shards.derived import missing_column
 from shards.errors import DataError, UserError
+from shards.flow import Codec, codec_of
 from shards.keys import key_hash
 from shards.meta import Meta, read_meta
 from shards.reader import ColumnReader
@@ -20,6 +22,7 @@ from shards.samples import SampleRow, SampleTable
 from shards.selection import select
 from shards.spec import VideoFacts
 from shards.storage import Storage, open_storage
+from shards.table import ClipTable, decode_table
 from shards.tarwriter import read_info
 
 Frames = Sequence[int] | npt.NDArray[Any]
@@ -91,16 +94,17 @@ class Dataset:
         self._columns: dict[str, ColumnReader] = {}
         for name in columns:
             if name not in meta.columns:
-                raise UserError(f"{self.url} has no column {name!r}; it has: {', '.join(meta.columns)}")
+                raise UserError(missing_column(self.url, meta, name))
             self._columns[name] = ColumnReader(storage, name, meta.columns[name], meta)
             if self._columns[name].keys_digest != self.table.header["keys_digest"]:
                 raise DataError(
                     f"{self.url}/{meta.columns[name].folder}/index.bin and {meta.samples_stem}.bin are not of the same "
-                    "samples; run the same vidprep pack command again"
+                    f"samples; run the same {meta.columns[name].producer} command again"
                 )
         if not columns:
             raise UserError(f"name at least one column; {self.url} has: {', '.join(meta.columns)}")
         self._main = self._columns[columns[0]]
+        self._planes = self._main.kind.planes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.url, self.meta, tuple(self._columns))
@@ -130,8 +134,13 @@ class Dataset:
 
     @property
     def frame_counts(self) -> npt.NDArray[np.int64]:
-        """(N,) frames of every sample."""
-        return self._main.samples["frames"].astype(np.int64)
+        """(N,) frames of every sample in the first column; of a flow column its fields."""
+        return self._main.samples["frames"].astype(np.int64) // self._planes
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """(N,): False where a sample failed in one of the open columns."""
+        return np.asarray(np.logical_and.reduce([reader.valid for reader in self._columns.values()]))
 
     @property
     def records(self) -> npt.NDArray[np.void]:
@@ -149,7 +158,7 @@ class Dataset:
             video=row.video or row.key,
             label=None if label < 0 else self.classes[label],
             label_index=label,
-            frames=int(record["frames"]),
+            frames=int(record["frames"]) // self._planes,
             fps=float(record["fps"]),
             height=int(record["height"]),
             width=int(record["width"]),
@@ -184,17 +193,17 @@ class Dataset:
         i = self._number(i)
         record = self._main.samples[i]
         return VideoFacts(
-            frames=int(record["frames"]),
+            frames=int(record["frames"]) // self._planes,
             height=int(record["height"]),
             width=int(record["width"]),
-            times_us=self._main.times_us(i),
+            times_us=self._main.times_us(i)[:: self._planes],
         )
 
     def jpegs(self, i: int, wanted: Frames, *, column: str | None = None) -> list[memoryview]:
         """Encoded frames, verified; reads only their bytes, each once.
 
         Args:
-            wanted: (T,) frame numbers from 0, in any order, repeats allowed.
+            wanted: (T,) frame numbers from 0, in any order, repeats allowed; of a flow column numbers of planes.
 
         Raises:
             IndexError: the sample or a frame does not exist.
@@ -206,13 +215,15 @@ class Dataset:
     def frames(
         self, i: int, wanted: Frames, *, column: str | None = None, out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Decoded frames, (T,H,W,3) RGB uint8; arguments and errors as in `jpegs`. Each is decoded once.
+        """Decoded frames of an RGB column, (T,H,W,3) uint8; arguments and errors as in `jpegs`. Each is decoded once.
 
         Args:
             out: C-contiguous array of the result's shape to decode into; saves the allocation.
         """
         i = self._number(i)
         reader = self._reader(column)
+        if not reader.kind.framed or reader.kind.planes != 1:
+            raise UserError(f"column {reader.name} holds no RGB frames; read it with .flow or .clip_table")
         record = reader.samples[i]
         found = reader.read(i, wanted)
         shape = (len(wanted), int(record["height"]), int(record["width"]), 3)
@@ -233,10 +244,58 @@ class Dataset:
                 raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
         return out
 
+    def codec(self, i: int, *, column: str = "flow") -> Codec:
+        """How the planes of sample `i` in a flow column stand for pixels."""
+        record = self._flow_reader(column).samples[self._number(i)]
+        return codec_of(self.meta.columns[column].parameters, int(record["height"]), int(record["width"]))
+
+    def flow_planes(self, i: int, wanted: Frames, *, column: str = "flow") -> npt.NDArray[Any]:
+        """Stored planes of flow fields, (T,2,H,W) uint8 (codec lossless: uint16); errors as `jpegs`.
+
+        Args:
+            wanted: (T,) numbers of fields; field t leads from frame t to frame t + 1. In any order, repeats allowed.
+        """
+        i = self._number(i)
+        reader, codec = self._flow_reader(column), self.codec(i, column=column)
+        record = reader.samples[i]
+        fields = [int(t) for t in wanted]
+        found = reader.read(i, [2 * t + c for t in fields for c in (0, 1)])
+        planes: dict[int, npt.NDArray[Any]] = {}
+        for number, data in found.items():
+            try:
+                planes[number] = codec.decode(data)
+            except (ValueError, DataError) as error:
+                what = f"plane {number} is not the image it should be ({error})"
+                raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+        if not fields:
+            return np.empty((0, 2, int(record["height"]), int(record["width"])), np.uint8)
+        return np.stack([np.stack([planes[2 * t], planes[2 * t + 1]]) for t in fields])
+
+    def flow(self, i: int, wanted: Frames, *, column: str = "flow") -> npt.NDArray[np.float32]:
+        """Flow fields in pixels of the stored frames, (T,H,W,2) float32: u to the right, v down. As `flow_planes`."""
+        return self.codec(i, column=column).restore(self.flow_planes(i, wanted, column=column))
+
+    def clip_table(self, i: int, *, column: str = "statistics") -> ClipTable:
+        """The clip table of a sample in a table column. Raises as `jpegs`."""
+        i = self._number(i)
+        reader = self._reader(column)
+        if reader.kind.framed:
+            raise UserError(f"column {column} holds frames, not tables; read it with .frames or .flow")
+        data = reader.payload(i)
+        try:
+            return decode_table(data)
+        except ValueError as error:
+            record = reader.samples[i]
+            what = f"its table cannot be read ({error})"
+            raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+
     def select(
         self, *, split: str | None = None, keep: float | str | Path | None = None, seed: int = 0
     ) -> npt.NDArray[np.int64]:
-        """(n,) ascending sample numbers of a split, thinned out by `keep`; see `shards.selection.select`."""
+        """(n,) ascending sample numbers of a split, thinned out by `keep`; see `shards.selection.select`.
+
+        Samples that failed in one of the open columns are left out.
+        """
         return select(self, split=split, keep=keep, seed=seed)
 
     @cached_property
@@ -262,6 +321,12 @@ class Dataset:
                 f"column {column!r} is not open; open_dataset(url, columns=…) has: {', '.join(self._columns)}"
             )
         return self._columns[column]
+
+    def _flow_reader(self, column: str) -> ColumnReader:
+        reader = self._reader(column)
+        if reader.kind.planes != 2:
+            raise UserError(f"column {column} holds no flow; read it with .frames or .clip_table")
+        return reader
 
     def _number(self, i: int) -> int:
         n = self.meta.samples

@@ -24,9 +24,15 @@ _AGAIN = "run the same vidprep pack command again"
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Finished:
+    """A finished shard: its receipt and index, proved to belong together."""
+
     receipt: Receipt
     index: ShardIndex
+
+
+@dataclass(frozen=True)
+class _Shard(Finished):
     videos: Sequence[Mapping[str, Any]]
 
 
@@ -43,14 +49,9 @@ def finalize(dest: str | Path | Storage) -> Meta:
     plan = read_plan(storage)
     folder = "rgb"
     planned = list(plan.shards())
-    missing = [number for number, _ in planned if not has_receipt(storage, folder, number)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(planned)} shards of {storage.url} are not finished (the first: "
-            f"{stem(folder, missing[0])}); {_AGAIN}, it goes on where it stopped"
-        )
-    shards = [_Shard(*_load(storage, folder, number), videos) for number, videos in planned]
-    samples, records = _join(shards)
+    loaded = load_shards(storage, folder, len(planned), again=_AGAIN)
+    shards = [_Shard(it.receipt, it.index, videos) for it, (_, videos) in zip(loaded, planned, strict=True)]
+    samples, records = join(shards)
     if not len(samples):
         bad = sum(verdict.level == "bad" for shard in shards for verdict in shard.receipt.verdicts)
         raise UserError(
@@ -63,7 +64,7 @@ def finalize(dest: str | Path | Storage) -> Meta:
         kind="rgb",
         folder=folder,
         producer="vidprep pack",
-        parameters=_common_parameters(storage, shards),
+        parameters=common_parameters(storage, shards, again=_AGAIN),
     )
     segmented = plan.options.get("segment_frames") is not None
     rows = [row for shard in shards for row in _rows(storage, folder, shard, segmented=segmented)]
@@ -103,11 +104,26 @@ def _publish(storage: Storage, meta: Meta, index: bytes, rows: list[SampleRow]) 
     return meta
 
 
-def _load(storage: Storage, folder: str, number: int) -> tuple[Receipt, ShardIndex]:
-    """Receipt and index of a shard, proved to belong together."""
+def load_shards(storage: Storage, folder: str, count: int, *, again: str) -> list[Finished]:
+    """Shards 0 to count − 1 of a column; `again`: what to run for what is missing.
+
+    Raises:
+        UserError: shards are missing (says how many).
+        DataError: a shard's files do not belong together.
+    """
+    missing = [number for number in range(count) if not has_receipt(storage, folder, number)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {count} shards of {storage.url} are not finished (the first: "
+            f"{stem(folder, missing[0])}); {again}, it goes on where it stopped"
+        )
+    return [_load(storage, folder, number, again=again) for number in range(count)]
+
+
+def _load(storage: Storage, folder: str, number: int, *, again: str) -> Finished:
     receipt = read_receipt(storage, folder, number)
     name = f"{storage.url}/{stem(folder, number)}"
-    repair = f"remove {name}.json and {_AGAIN} to write the shard anew"
+    repair = f"remove {name}.json and {again} to write the shard anew"
     try:
         data = storage.read(f"{stem(folder, number)}.idx")
         tar_size = storage.size(f"{stem(folder, number)}.tar")
@@ -120,10 +136,10 @@ def _load(storage: Storage, folder: str, number: int) -> tuple[Receipt, ShardInd
     index = parse_idx(np.frombuffer(data, np.uint8), f"{name}.idx")
     if int(index.header["shard"]) != number:
         raise DataError(f"{name}.idx is that of shard {index.header['shard']}; {repair}")
-    return receipt, index
+    return Finished(receipt, index)
 
 
-def _join(shards: Sequence[_Shard]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+def join(shards: Sequence[Finished]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
     """Records of all samples and of all shards."""
     records = np.zeros(len(shards), SHARD)
     parts = [shard.index.samples for shard in shards]
@@ -196,12 +212,14 @@ def _video_of(storage: Storage, folder: str, shard: _Shard, place: int) -> str:
         ) from error
 
 
-def _common_parameters(storage: Storage, shards: Sequence[_Shard]) -> dict[str, Any]:
+def common_parameters(storage: Storage, shards: Sequence[Finished], *, again: str) -> dict[str, Any]:
+    """The parameters that all shards were made with. Raises DataError: they are not the same."""
     first = dict(shards[0].receipt.parameters)
     for shard in shards[1:]:
-        if dict(shard.receipt.parameters) != first:
+        receipt = shard.receipt
+        if dict(receipt.parameters) != first:
             raise DataError(
-                f"{storage.url}/{stem('rgb', shard.receipt.shard)} was made with {dict(shard.receipt.parameters)}, "
-                f"the first shard with {first}; remove its .json and {_AGAIN} to write the shard anew"
+                f"{storage.url}/{stem(receipt.column, receipt.shard)} was made with {dict(receipt.parameters)}, "
+                f"the first shard with {first}; remove its .json and {again} to write the shard anew"
             )
     return first

@@ -136,6 +136,12 @@ def keys_digest(hashes: npt.NDArray[np.uint64]) -> int:
     return int.from_bytes(hashlib.blake2b(data.data, digest_size=8).digest(), "little")
 
 
+def column_digest(index: ColumnIndex) -> str:
+    """16 hex digits for what a column holds: BLAKE2b of the digests of its tars in order."""
+    data = np.ascontiguousarray(index.shards["tar_digest"])
+    return hashlib.blake2b(data.tobytes(), digest_size=8).hexdigest()
+
+
 def build_idx(
     *, shard: int, samples: Records, frames: Records, members: Records, keys: bytes, tar_size: int, tar_sha256: str
 ) -> bytes:

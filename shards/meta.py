@@ -24,14 +24,14 @@ class ColumnMeta:
         folder: where its tars are, relative to the data set.
         producer: the command and version that made it.
         parameters: what its bytes depend on besides the source.
-        source: for a derived column, digest of the column it was made from; empty for `rgb`.
+        sources: for a derived column, the columns it was made from with their digests (`shards.index.column_digest`).
     """
 
     kind: str
     folder: str
     producer: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

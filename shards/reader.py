@@ -7,19 +7,21 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shards.columns import COLUMNS
 from shards.errors import DataError
 from shards.index import FAILED, FRAME, ShardIndex, frames_at, parse_idx, parse_index
 from shards.meta import ColumnMeta, Meta
 from shards.receipts import stem
 from shards.storage import MissingError, Reader, Storage
 
-# Two descriptors a shard (tar, mapped index) and as much left for everything else.
-_OPEN_SHARDS = max(16, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 16384) // 4)
+# Two descriptors a shard (tar, mapped index), up to four columns, and as much left for everything else.
+_OPEN_SHARDS = max(16, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 16384) // 16)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ColumnReader:
     Safe for threads; keeps a bounded number of shards open.
 
     Attributes:
+        name: of the column; kind: what it holds.
         samples: (N,) records `shards.index.SAMPLE`.
 
     Raises:
@@ -44,17 +47,18 @@ class ColumnReader:
     """
 
     def __init__(self, storage: Storage, name: str, column: ColumnMeta, meta: Meta) -> None:
-        self.name = name
+        self.name, self.kind = name, COLUMNS[column.kind]
         self._storage, self._folder = storage, column.folder
+        self._again = f"run the same {column.producer} command again"
         where = f"{column.folder}/index.bin"
         try:
             index = parse_index(storage.map(where), f"{storage.url}/{where}")
         except MissingError as error:
-            raise DataError(f"{error}; run the same vidprep pack command again, it writes what is missing") from error
+            raise DataError(f"{error}; {self._again}, it writes what is missing") from error
         if (index.header["samples"], index.header["shards"]) != (meta.samples, meta.shards):
             raise DataError(
                 f"{storage.url}/{where} is of {index.header['samples']} samples in {index.header['shards']} shards, "
-                f"dataset.json of {meta.samples} in {meta.shards}; run the same vidprep pack command again"
+                f"dataset.json of {meta.samples} in {meta.shards}; {self._again}"
             )
         self.keys_digest = int(index.header["keys_digest"])
         self.samples, self.shards = index.samples, index.shards
@@ -96,6 +100,15 @@ class ColumnReader:
             at = stop
         return found
 
+    def payload(self, i: int) -> memoryview:
+        """The whole payload of a sample in a column without frames, verified. Errors as `read`."""
+        return self.read(i, [0])[0]
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """(N,): False where a sample failed in this column."""
+        return np.asarray(self.samples["flags"] & FAILED == 0)
+
     def times_us(self, i: int) -> npt.NDArray[np.int64]:
         """(frames,) microseconds since the first frame."""
         record = self.samples[i]
@@ -126,7 +139,7 @@ class ColumnReader:
             sample = f", sample {self._shard(shard).index.key(place)}"
         return DataError(
             f"{name}.tar{sample}: {what}; vidprep check {self._storage.url} lists all damage; to write the shard "
-            f"anew remove {name}.json and run the same vidprep pack command again"
+            f"anew remove {name}.json and {self._again}"
         )
 
     def _shard(self, number: int) -> OpenShard:
@@ -163,6 +176,6 @@ class ColumnReader:
     def _outside(self, number: int, place: int, wanted: list[int], count: int, flags: int) -> str:
         key = self._shard(number).index.key(place)
         if flags & FAILED:
-            return f"sample {key} failed in column {self.name}: it has no frames there"
+            return f"sample {key} failed in column {self.name}: it holds nothing there"
         wrong = wanted[0] if wanted[0] < 0 else wanted[-1]
         return f"frame {wrong} of sample {key} does not exist; it has frames 0 to {count - 1}"

@@ -14,7 +14,7 @@ from shards.storage import Storage
 from shards.text import to_json
 
 VERSION = 1
-_REPAIR = "remove it and run the same vidprep pack command again to write this shard anew"
+_REPAIR = "remove it and run the same command again to write this shard anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Receipt:
         payload_bytes: bytes of all payloads, without tar headers and descriptions.
         tar_size, tar_sha256, idx_size, idx_sha256: its two files.
         parameters: what its bytes depend on besides the source.
+        sources: of a derived column, SHA-256 of the shard's tar in each column it was made from.
         verdicts: on the videos the plan gave to this shard.
         versions: of the packages that made it.
         run: times, host, … ; the only part that differs between two runs.
@@ -64,6 +65,7 @@ class Receipt:
     idx_size: int
     idx_sha256: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     verdicts: tuple[Verdict, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)

@@ -17,6 +17,8 @@ class _Selectable(Protocol):
     table: SampleTable
 
     @property
+    def valid(self) -> npt.NDArray[np.bool_]: ...
+    @property
     def records(self) -> npt.NDArray[np.void]: ...
     def __len__(self) -> int: ...
     def number(self, key: str) -> int: ...
@@ -25,7 +27,7 @@ class _Selectable(Protocol):
 def select(
     dataset: _Selectable, *, split: str | None = None, keep: float | str | Path | None = None, seed: int = 0
 ) -> npt.NDArray[np.int64]:
-    """(n,) ascending sample numbers.
+    """(n,) ascending sample numbers, without samples that failed in one of the open columns.
 
     Args:
         split: samples of this split; None for all.
@@ -41,6 +43,7 @@ def select(
     numbers = np.arange(len(dataset), dtype=np.int64)
     if split is not None:
         numbers = numbers[dataset.table.mask(split)]
+    numbers = numbers[dataset.valid[numbers]]
     fraction = _fraction(keep)
     if fraction is not None:
         numbers = _thin(dataset, numbers, fraction, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,6 +54,14 @@ class Storage(Protocol):
 
     def list(self, folder: str) -> list[str]:
         """Sorted names of the objects directly in a folder, without the folder; empty where there is none."""
+        ...
+
+    def folders(self) -> tuple[str, ...]:
+        """Sorted names of the folders directly below."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete an object. Raises MissingError."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -122,6 +131,23 @@ class LocalStorage:
             return []
         except OSError as error:
             raise _cannot_read(self.root / folder, error) from error
+
+    def folders(self) -> tuple[str, ...]:
+        try:
+            return tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+        except OSError as error:
+            raise _cannot_read(self.root, error) from error
+
+    def remove(self, name: str) -> None:
+        path = self.root / name
+        try:
+            path.unlink()
+        except FileNotFoundError as error:
+            raise MissingError(f"{path} does not exist") from error
+        except OSError as error:
+            raise StorageError(f"cannot remove {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # a folder that still holds something stays
+            path.parent.rmdir()
 
     def read(self, name: str) -> bytes:
         reader = self.open(name)

@@ -38,6 +38,7 @@ class ShardWriter:
         shard: the shard's number.
         folder: the column's folder; kind: what the column holds.
         parameters: what the bytes depend on, kept in the receipt.
+        sources: SHA-256 of the tars they were made from, by column, kept in the receipt.
         versions: of the packages that make the bytes, kept in the receipt.
 
     Raises:
@@ -52,10 +53,12 @@ class ShardWriter:
         folder: str = "rgb",
         kind: ColumnKind = COLUMNS["rgb"],
         parameters: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self._storage, self._shard, self._folder, self._kind = storage, shard, folder, kind
         self._parameters, self._versions = dict(parameters or {}), dict(versions or {})
+        self._sources = dict(sources or {})
         self._refuse_finished()
         self._stem = stem(folder, shard)
         self._aside = storage.create(f"{self._stem}.tar")
@@ -98,13 +101,15 @@ class ShardWriter:
         payload_size = sum(map(len, parts))
         if failed == bool(payload_size):
             raise ValueError(f"sample {key!r} has {payload_size} bytes and failed={failed}")
-        if self._kind.framed and not failed:
+        if failed:
+            rows = np.empty(0, FRAME)
+        elif self._kind.framed:
             if times_us is None and fps <= 0:
                 raise ValueError(f"sample {key!r} has neither frame times nor a frame rate")
             times = np.arange(len(parts)) * (1e6 / fps) if times_us is None else np.asarray(times_us)
             rows = _frame_rows(parts, times)
         else:
-            rows = np.empty(0, FRAME)
+            rows = _frame_rows(parts, np.zeros(1))
         text = (to_json({"key": key, **info}) + "\n").encode() if self._kind.describes else b""
         info_at = self._append(f"{key}.json", [text]) if self._kind.describes else 0
         payload_at = self._append(f"{key}.{self._kind.suffix}", parts)
@@ -159,6 +164,7 @@ class ShardWriter:
             idx_size=index.size,
             idx_sha256=index.sha256,
             parameters=self._parameters,
+            sources=self._sources,
             verdicts=tuple(verdicts),
             versions=self._versions,
             run=dict(run or {}),

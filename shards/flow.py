@@ -1,4 +1,4 @@
-"""Flow as stored bytes: two grey planes a field (u, then v), each one image.
+"""The flow column's codecs: two grey planes a field (u, then v), each one image.
 
 | codec | plane | value f in pixels | largest error inside the bound |
 |---|---|---|---|
@@ -8,14 +8,17 @@
 
 `byte` stores no motion as exactly 128; the release's zero lies between 127 and 128. `lossless` is lossless for the
 quantised numbers; PNG because every reader knows it, it carries its own checksum, and it needs no further package.
+
+Everything derived from stored flow counts in steps, plane − zero: whole or half numbers, whose sums are exact in
+float32 on any device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -35,7 +38,14 @@ class Codec(Protocol):
     """How flow becomes planes and planes become bytes."""
 
     name: ClassVar[str]
-    suffix: ClassVar[str]
+    kind: ClassVar[str]
+    """Key of `shards.columns.COLUMNS`."""
+    zero: ClassVar[float]
+    """The plane's number for no motion."""
+
+    @property
+    def step(self) -> float:
+        """Pixels from one number of a plane to the next."""
 
     @property
     def bound(self) -> float:
@@ -54,7 +64,7 @@ class Codec(Protocol):
     def encode(self, plane: np.ndarray) -> bytes:
         """One (H,W) plane as an image."""
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes | memoryview) -> np.ndarray:
         """The (H,W) plane of an image."""
 
 
@@ -76,12 +86,12 @@ def _to_flow(planes: np.ndarray, zero: float, scale: float) -> np.ndarray:
 
 
 class _Jpeg:
-    suffix: ClassVar[str] = "mjpg"
+    kind: ClassVar[str] = "flow"
 
     def encode(self, plane: np.ndarray) -> bytes:
         return jpeg.encode(plane, quality=QUALITY)
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes | memoryview) -> np.ndarray:
         return jpeg.decode(data)
 
 
@@ -91,20 +101,25 @@ class Byte(_Jpeg):
 
     bound: float
     name: ClassVar[str] = "byte"
+    zero: ClassVar[float] = 128.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.bound) and self.bound > 0):
             raise UserError(f"flow bound {self.bound!r}: must be a number of pixels above 0")
 
     @property
+    def step(self) -> float:
+        return self.bound / 127
+
+    @property
     def error(self) -> float:
         return self.bound / 254
 
     def quantise(self, flow: np.ndarray) -> tuple[np.ndarray, float]:
-        return _to_planes(flow, 128, 127 / self.bound, 1, 255)
+        return _to_planes(flow, self.zero, 127 / self.bound, 1, 255)
 
     def restore(self, planes: np.ndarray) -> np.ndarray:
-        return _to_flow(planes, 128, 127 / self.bound)
+        return _to_flow(planes, self.zero, 127 / self.bound)
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ class Release(_Jpeg):
     """The public releases' convention (reference/statistics.md section 2); for import and export."""
 
     name: ClassVar[str] = "release"
+    zero: ClassVar[float] = 127.5
     bound: float = 20.0
 
     def __post_init__(self) -> None:
@@ -119,14 +135,18 @@ class Release(_Jpeg):
             raise UserError(f"codec release has a fixed bound of 20 px, not {self.bound:g}; use codec byte")
 
     @property
+    def step(self) -> float:
+        return 40 / 255
+
+    @property
     def error(self) -> float:
         return 20 / 255
 
     def quantise(self, flow: np.ndarray) -> tuple[np.ndarray, float]:
-        return _to_planes(flow, 127.5, 255 / 40, 0, 255)
+        return _to_planes(flow, self.zero, 255 / 40, 0, 255)
 
     def restore(self, planes: np.ndarray) -> np.ndarray:
-        return _to_flow(planes, 127.5, 255 / 40)
+        return _to_flow(planes, self.zero, 255 / 40)
 
 
 @dataclass(frozen=True)
@@ -134,7 +154,8 @@ class Lossless:
     """16 bit in steps of 1/64 px, as KITTI's flow files; ±511 px."""
 
     name: ClassVar[str] = "lossless"
-    suffix: ClassVar[str] = "mpng"
+    kind: ClassVar[str] = "flow-lossless"
+    zero: ClassVar[float] = 32768.0
     bound: float = 511.0
 
     def __post_init__(self) -> None:
@@ -142,19 +163,23 @@ class Lossless:
             raise UserError(f"codec lossless has a fixed bound of 511 px, not {self.bound:g}; use codec byte")
 
     @property
+    def step(self) -> float:
+        return 1 / 64
+
+    @property
     def error(self) -> float:
         return 1 / 128
 
     def quantise(self, flow: np.ndarray) -> tuple[np.ndarray, float]:
-        return _to_planes(flow, 32768, 64, 32768 - 511 * 64, 32768 + 511 * 64)
+        return _to_planes(flow, self.zero, 64, 32768 - 511 * 64, 32768 + 511 * 64)
 
     def restore(self, planes: np.ndarray) -> np.ndarray:
-        return _to_flow(planes, 32768, 64)
+        return _to_flow(planes, self.zero, 64)
 
     def encode(self, plane: np.ndarray) -> bytes:
         return cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes | memoryview) -> np.ndarray:
         plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if plane is None or plane.dtype != np.uint16 or plane.ndim != 2:
             raise DataError("not a 16 bit grey PNG: this is no plane of codec lossless; run vidprep check")
@@ -171,6 +196,17 @@ def make_codec(name: str, height: int, width: int, *, bound: float | None = None
     if bound is None and name == Byte.name:
         bound = default_bound(height, width)
     return CODECS[name]() if bound is None else CODECS[name](bound=bound)
+
+
+def codec_of(parameters: Mapping[str, Any], height: int, width: int) -> Codec:
+    """The codec of a sample of height x width in a flow column with these parameters.
+
+    Their `bound` is that of a frame with short side 256 where the codec is byte; see `default_bound`.
+    """
+    name, bound = str(parameters["codec"]), parameters.get("bound")
+    if name == Byte.name and bound is not None:
+        return Byte(float(bound) * min(height, width) / 256)
+    return make_codec(name, height, width)
 
 
 def resize_flow(flow: np.ndarray, size: tuple[int, int], *, literal: bool = False) -> np.ndarray:

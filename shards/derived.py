@@ -1,0 +1,139 @@
+"""Columns made from other columns: which folder they go to, putting them in force, and whether they are still true."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from shards.errors import DataError, UserError
+from shards.finalize import common_parameters, join, load_shards
+from shards.index import ColumnIndex, build_index, column_digest, parse_index
+from shards.meta import ColumnMeta, Meta, read_meta, write_meta
+from shards.receipts import read_receipt, read_receipts, stem
+from shards.storage import MissingError, Storage
+from shards.text import to_json
+
+_HEX = 8
+
+
+def column_index(storage: Storage, column: ColumnMeta) -> ColumnIndex:
+    """The index.bin of a column. Raises DataError: there is none, or it is damaged."""
+    name = f"{column.folder}/index.bin"
+    try:
+        return parse_index(storage.map(name), f"{storage.url}/{name}")
+    except MissingError as error:
+        raise DataError(f"{error}; run the same {column.producer} command again, it writes what is missing") from error
+
+
+def source_digests(storage: Storage, meta: Meta, sources: Sequence[str]) -> dict[str, str]:
+    """Digest of each of these columns as it is now. Raises UserError: the data set has no such column."""
+    for name in sources:
+        if name not in meta.columns:
+            raise UserError(missing_column(storage.url, meta, name))
+    return {name: column_digest(column_index(storage, meta.columns[name])) for name in sources}
+
+
+def missing_column(url: str, meta: Meta, name: str) -> str:
+    """What to tell somebody who needs a column that is not there."""
+    makers = {"flow": f"vidprep flow {url}", "statistics": f"vidprep labels {url}"}
+    base = name.partition("-")[0]
+    make = f"; make it with {makers[base]}" + ("" if name == base else f" --column {name}") if base in makers else ""
+    return f"{url} has no column {name!r}; it has: {', '.join(meta.columns)}{make}"
+
+
+def stale_sources(storage: Storage, meta: Meta, name: str) -> tuple[str, ...]:
+    """The columns that a derived column was made from and that have changed, or gone, since."""
+    recorded = meta.columns[name].sources
+    return tuple(
+        source
+        for source, digest in recorded.items()
+        if source not in meta.columns or column_digest(column_index(storage, meta.columns[source])) != digest
+    )
+
+
+def folder_for(
+    storage: Storage, meta: Meta, name: str, *, parameters: Mapping[str, Any], digests: Mapping[str, str]
+) -> str:
+    """Where a column of these parameters and sources goes: the folder of its name, unless that holds another.
+
+    Then it is `NAME-` and 8 hex digits of parameters and sources. So a run that was ended goes on in its own folder,
+    and what is in force is never written over.
+    """
+    plain = to_json({"parameters": dict(parameters), "sources": dict(digests)})
+    marked = f"{name}-{hashlib.blake2b(plain.encode(), digest_size=_HEX // 2).hexdigest()}"
+    shas: dict[tuple[str, int], str] = {}
+
+    def sha(source: str, shard: int) -> str:
+        if (source, shard) not in shas:
+            shas[source, shard] = read_receipt(storage, meta.columns[source].folder, shard).tar_sha256
+        return shas[source, shard]
+
+    taken = {column.folder for other, column in meta.columns.items() if other != name}
+    for receipt in read_receipts(storage, name):
+        if dict(receipt.parameters) != dict(parameters) or set(receipt.sources) != set(digests):
+            return marked
+        if receipt.shard >= meta.shards or any(sha(s, receipt.shard) != d for s, d in receipt.sources.items()):
+            return marked
+    return marked if name in taken else name
+
+
+def finalize_column(
+    storage: Storage, name: str, *, kind: str, folder: str, producer: str, sources: Sequence[str] = ()
+) -> Meta:
+    """Put a finished column in force: its index.bin, then one write of dataset.json.
+
+    Args:
+        name: of the column; kind: key of `shards.columns.COLUMNS`.
+        folder: where its shards are.
+        producer: the command that makes it.
+        sources: the columns it was made from.
+
+    Raises:
+        UserError: shards are missing (says how many), or a source is.
+        DataError: the shards do not belong together, were made from other shards of a source, or hold other keys.
+    """
+    meta = read_meta(storage)
+    again = f"run the same {producer} command again"
+    shards = load_shards(storage, folder, meta.shards, again=again)
+    samples, records = join(shards)
+    digests = source_digests(storage, meta, sources)
+    for source in sources:
+        found = column_index(storage, meta.columns[source]).shards["tar_digest"]
+        for shard, digest in zip(shards, found, strict=True):
+            if bytes.fromhex(shard.receipt.sources.get(source, ""))[:16] != digest.tobytes():
+                raise DataError(
+                    f"{storage.url}/{stem(folder, shard.receipt.shard)} was made from another {source} shard than "
+                    f"there is now; remove its .json and {again} to write it anew"
+                )
+    first = next(iter(meta.columns.values()))
+    if not np.array_equal(samples["key_hash"], column_index(storage, first).samples["key_hash"]):
+        raise DataError(
+            f"{storage.url}/{folder} holds other samples, or in another order, than {first.folder}; remove the folder "
+            f"and {again}"
+        )
+    where, index = f"{folder}/index.bin", build_index(samples, records)
+    if not storage.exists(where) or storage.read(where) != index:
+        storage.put(where, index, replace=True)
+    column = ColumnMeta(
+        kind=kind,
+        folder=folder,
+        producer=producer,
+        parameters=common_parameters(storage, shards, again=again),
+        sources=digests,
+    )
+    changed = replace(meta, columns={**meta.columns, name: column})
+    if changed != meta:
+        write_meta(storage, changed)
+    return changed
+
+
+def unreferenced(storage: Storage, meta: Meta) -> tuple[str, ...]:
+    """Folders that look like columns of this data set and that dataset.json does not name."""
+    used = {column.folder for column in meta.columns.values()}
+    return tuple(
+        folder for folder in storage.folders() if folder not in used and storage.exists(f"{stem(folder, 0)}.json")
+    )
