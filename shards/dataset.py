@@ -106,6 +106,12 @@ class Dataset:
         self._main = self._columns[columns[0]]
         self._planes = self._main.kind.planes
 
+    def with_columns(self, columns: Sequence[str]) -> Dataset:
+        """This data set, as it was when it was opened, with these columns open. Raises as `open_dataset`."""
+        if tuple(columns) == tuple(self._columns):
+            return self
+        return Dataset(self.storage, self.meta, columns=columns, verify=False)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.url, self.meta, tuple(self._columns))
 
@@ -243,6 +249,10 @@ class Dataset:
                 what = f"frame {number} is not the JPEG it should be ({error})"
                 raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
         return out
+
+    def record(self, i: int, column: str) -> Any:
+        """A sample's record in the index.bin of an open column (`shards.index.SAMPLE`)."""
+        return self._reader(column).samples[self._number(i)]
 
     def codec(self, i: int, *, column: str = "flow") -> Codec:
         """How the planes of sample `i` in a flow column stand for pixels."""

@@ -186,7 +186,11 @@ class Lossless:
         return plane
 
 
-CODECS: dict[str, Callable[..., Codec]] = {"byte": Byte, "release": Release, "lossless": Lossless}
+CODECS: dict[str, type[Byte] | type[Release] | type[Lossless]] = {
+    "byte": Byte,
+    "release": Release,
+    "lossless": Lossless,
+}
 
 
 def make_codec(name: str, height: int, width: int, *, bound: float | None = None) -> Codec:
@@ -195,7 +199,8 @@ def make_codec(name: str, height: int, width: int, *, bound: float | None = None
         raise UserError(f"unknown flow codec {name!r}: known are {', '.join(CODECS)}")
     if bound is None and name == Byte.name:
         bound = default_bound(height, width)
-    return CODECS[name]() if bound is None else CODECS[name](bound=bound)
+    kind: Callable[..., Codec] = CODECS[name]
+    return kind() if bound is None else kind(bound=bound)
 
 
 def codec_of(parameters: Mapping[str, Any], height: int, width: int) -> Codec:

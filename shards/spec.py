@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import UserError
+from shards.table import ClipTable
 
 WhenShort = Literal["window", "restart", "loop", "clamp"]
 Sampling = Literal["random", "uniform"]
@@ -80,6 +81,7 @@ class ClipPlan:
         crop: (V,4) int64: top, left, height, width in the resized frame.
         flip: (V,) bool, mirrored left to right.
         jitter: colour changes, or None.
+        targets: (V,K) int32, with a clip table: the numbers of the rows that were drawn.
     """
 
     frames: npt.NDArray[np.int64]
@@ -88,6 +90,7 @@ class ClipPlan:
     crop: npt.NDArray[np.int64]
     flip: npt.NDArray[np.bool_]
     jitter: JitterPlan | None
+    targets: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,11 @@ class ClipSpec:
         crop_at: "random" or "center".
         flip: probability of mirroring a clip.
         jitter: colour jitter, or None.
+        column: the column that clips are taken from: an RGB or a flow column.
+        flow: a flow column that comes beside the clips, or None.
+        table: a table column (`shards.table`), or None. A clip is then what one of the sample's rows says, each with
+            the same chance: start, crop and flip, and its numbers are the clip's targets. Needs stride 1, no
+            resampling, and the table's own window, resize and crop.
     """
 
     frames: int
@@ -127,8 +135,13 @@ class ClipSpec:
     crop_at: CropAt = "random"
     flip: float = 0.5
     jitter: Jitter | None = None
+    column: str = "rgb"
+    flow: str | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
+        if self.table is not None:
+            self._check_table()
         if self.frames < 1 or self.clips < 1:
             raise UserError(f"a spec needs frames >= 1 and clips >= 1; got {self.frames} and {self.clips}")
         if not self.strides or min(self.strides) < 1:
@@ -152,12 +165,34 @@ class ClipSpec:
         """(height, width) of the crop, or None."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read, the clips' first."""
+        return tuple(dict.fromkeys(name for name in (self.column, self.flow, self.table) if name is not None))
+
+    def _check_table(self) -> None:
+        if self.strides != (1,) or self.fps is not None or self.sampling != "random":
+            raise UserError(
+                f"clips of table {self.table} are windows of stored frames: strides {self.strides}, fps {self.fps} and "
+                f"sampling {self.sampling!r} do not go with it; it needs strides (1,), fps null, sampling random"
+            )
+        if self.crop_size is None or self.crop_size[0] != self.crop_size[1]:
+            raise UserError(f"clips of table {self.table} are square crops; crop is {self.crop}: set data.crop=112")
+
     def shown_size(self, video: VideoFacts) -> tuple[int, int]:
         """(height, width) of this video's clips: the crop, or the whole resized frame."""
         return self.crop_size or self._resized(video)
 
-    def plan(self, video: VideoFacts, rng: np.random.Generator) -> ClipPlan:
-        """Draw one item. The same spec, video and generator state give the same plan."""
+    def plan(self, video: VideoFacts, rng: np.random.Generator, table: ClipTable | None = None) -> ClipPlan:
+        """Draw one item. The same spec, video, generator state and table give the same plan.
+
+        Args:
+            table: the sample's, where the spec names one.
+        """
+        if (table is None) != (self.table is None):
+            raise ValueError(f"the spec names table {self.table!r}; table is {'not ' if table is None else ''}given")
+        if table is not None:
+            return self._tabled(video, rng, table)
         if video.frames < 1:
             raise UserError("a video without frames cannot be planned; run vidprep check on the data set")
         index = self._resampled(video)
@@ -180,6 +215,27 @@ class ClipSpec:
         frames = shown if index is None else index[shown]
         return ClipPlan(frames=frames, stride=which, size=size, crop=crop, flip=flip, jitter=jitter)
 
+    def _tabled(self, video: VideoFacts, rng: np.random.Generator, table: ClipTable) -> ClipPlan:
+        # As many draws a clip as without table, so that jitter does not depend on there being one.
+        u = rng.random((self.clips, 5))[:, 1]
+        rows = (u * len(table)).astype(np.intp)
+        start, top, left, flip = table.places[rows].astype(np.int64).T
+        frames = start[:, None] + np.arange(self.frames)
+        size, (h, w) = self._resized(video), self.crop_size or (0, 0)
+        self._room(size)
+        if int(frames.max()) > video.frames:
+            raise UserError(f"a row of table {self.table} ends at frame {int(frames.max())} of {video.frames}")
+        return ClipPlan(
+            # A flow column has one field less than there are frames: a row that ends with them shows the last twice.
+            frames=np.minimum(frames, video.frames - 1),
+            stride=np.zeros(self.clips, np.int64),
+            size=size,
+            crop=np.stack([top, left, np.full_like(top, h), np.full_like(top, w)], axis=1),
+            flip=flip.astype(np.bool_),
+            jitter=None if self.jitter is None else self._colours(self.jitter, rng),
+            targets=table.values[rows],
+        )
+
     def _resampled(self, video: VideoFacts) -> npt.NDArray[np.int64] | None:
         """Stored frame shown at each tick of `fps`: the last one whose time has come (floor, as RSPNet's sampler)."""
         if self.fps is None:
@@ -192,12 +248,7 @@ class ClipSpec:
         return np.clip(np.searchsorted(times, at, side="right") - 1, 0, video.frames - 1).astype(np.int64)
 
     def _resized(self, video: VideoFacts) -> tuple[int, int]:
-        if self.resize is None:
-            return video.height, video.width
-        if not isinstance(self.resize, int):
-            return self.resize
-        scale = self.resize / min(video.height, video.width)
-        return max(self.resize, round(video.height * scale)), max(self.resize, round(video.width * scale))
+        return resized_size(self.resize, video.height, video.width)
 
     def _room(self, size: tuple[int, int]) -> tuple[int, int]:
         """How far the crop can move down and to the right."""
@@ -262,6 +313,16 @@ class ClipSpec:
             apply = np.broadcast_to(apply, full)
             factors, order = np.broadcast_to(factors, (*full, 4)), np.broadcast_to(order, (*full, 4))
         return JitterPlan(apply=apply, factors=factors, order=order)
+
+
+def resized_size(resize: tuple[int, int] | int | None, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of a frame of height x width after `resize`: exact, to that short side, or None as it is."""
+    if resize is None:
+        return height, width
+    if not isinstance(resize, int):
+        return resize
+    scale = resize / min(height, width)
+    return max(resize, round(height * scale)), max(resize, round(width * scale))
 
 
 @lru_cache(maxsize=16)

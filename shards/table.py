@@ -52,36 +52,38 @@ class TableGeometry:
 
     Attributes:
         window: T, frames of a clip at stride 1.
-        resize: (height, width) that frames are resized to, or None where they are taken as stored.
+        resize: (height, width) or the short side that frames are resized to, or None: as stored.
         crop: side of the square crop.
     """
 
     window: int
-    resize: tuple[int, int] | None
+    resize: tuple[int, int] | int | None
     crop: int
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise UserError(f"window is {self.window}; a clip has at least one frame")
-        if self.crop < 1 or (self.resize is not None and self.crop > min(self.resize)):
+        short = self.resize if isinstance(self.resize, int) or self.resize is None else min(self.resize)
+        if self.crop < 1 or (short is not None and self.crop > short):
             raise UserError(f"a crop of {self.crop} does not fit into frames resized to {self.resize}")
 
     @classmethod
     def of(cls, parameters: Any) -> TableGeometry:
         """From a column's parameters. Raises KeyError or TypeError where they are not those of a table."""
         size = parameters["resize"]
-        resize = None if size is None else (int(size[0]), int(size[1]))
+        resize = size if size is None or isinstance(size, int) else (int(size[0]), int(size[1]))
         return cls(window=int(parameters["window"]), resize=resize, crop=int(parameters["crop"]))
 
     def tree(self) -> dict[str, Any]:
         """As plain JSON values, which `of` reads."""
-        resize = None if self.resize is None else list(self.resize)
+        resize = list(self.resize) if isinstance(self.resize, tuple) else self.resize
         return {"window": self.window, "resize": resize, "crop": self.crop}
 
     def flags(self) -> str:
         """The options of `vidprep labels` that make such a table."""
-        size = f" --resize {self.resize[0]}x{self.resize[1]}" if self.resize else " --no-resize"
-        return f"--crop {self.crop} --window {self.window}{size}"
+        size = "stored" if self.resize is None else self.resize
+        shown = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
+        return f"--crop {self.crop} --window {self.window} --resize {shown}"
 
 
 def encode_table(rows: Rows) -> bytes:

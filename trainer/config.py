@@ -50,6 +50,7 @@ class DataConfig(Strict):
     """What the network sees of a video. Sizes are (height, width).
 
     Args:
+        column: where clips come from: an RGB column, or a flow column for a network with two input channels.
         frames: T, frames per clip.
         resize: exact (height, width), or the short side, or null for the stored size.
         crop: side of a square or (height, width); null keeps the whole frame.
@@ -64,6 +65,7 @@ class DataConfig(Strict):
         threads: decoding threads per loader process; null shares out the cores. Never changes a batch.
     """
 
+    column: str = "rgb"
     frames: int = Field(default=16, ge=1)
     resize: tuple[int, int] | int | None = None
     crop: tuple[int, int] | int | None = None
@@ -80,6 +82,7 @@ class DataConfig(Strict):
     def spec(self, *, strides: tuple[int, ...] = (1,), clips: int = 1) -> ClipSpec:
         """The clip spec of a task that draws `clips` clips with strides from `strides`."""
         return ClipSpec(
+            column=self.column,
             frames=self.frames,
             strides=strides,
             clips=clips,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from operator import methodcaller
 from typing import Any
 
@@ -56,7 +56,8 @@ class Batch:
 
     Attributes:
         step: number of the batch.
-        clips: (B,V,T,H,W,3) uint8 RGB, resized and cropped, neither flipped nor coloured: `augment` does that.
+        clips: (B,V,T,H,W,3) uint8 RGB, resized and cropped, neither flipped nor coloured: `augment` does that. Where
+            the spec's column is flow: (B,V,T,H,W,2), planes u and v as stored (codec lossless: int16 around 0).
         sample: (B,) int64 numbers in the data set.
         label: (B,) int64 class indices, −1 for none.
         stride: (B,V) int64 index of each clip's stride in the spec's `strides`.
@@ -64,7 +65,11 @@ class Batch:
         flip: (B,V) bool.
         jitter: colour changes as drawn, arrays (B,V,T,…) that stay on the host, or None.
         changes: the same, ready for `augment`.
-        columns: further columns by name.
+        flow: (B,V,T,H,W,2) flow beside the clips, in the same way, or None: entry t leads from the clip's frame t to
+            the stored frame after it; at the end of a video the last field once more.
+        flow_step: (B,2) float32, where there is flow: pixels of the shown frame per step of a plane, for u and v.
+        flow_zero: the planes' number for no motion.
+        targets: (B,V,K) int64 numbers of the clips' table rows, or None.
     """
 
     step: int
@@ -76,14 +81,26 @@ class Batch:
     flip: Tensor
     jitter: JitterPlan | None = None
     changes: ColourChanges | None = None
-    columns: dict[str, Tensor] = field(default_factory=dict)
+    flow: Tensor | None = None
+    flow_step: Tensor | None = None
+    flow_zero: float = 0.0
+    targets: Tensor | None = None
 
     @classmethod
-    def of(cls, step: int, arrays: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.integer], rows: int) -> Batch:
+    def of(
+        cls,
+        step: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.integer],
+        rows: int,
+        *,
+        flow_zero: float = 0.0,
+    ) -> Batch:
         """The first `rows` rows of a filled slot; tensors share its memory.
 
         Args:
             labels: (N,) of the whole data set.
+            flow_zero: the planes' number for no motion.
         """
         part = {name: array[:rows] for name, array in arrays.items()}
         jitter = None
@@ -100,6 +117,8 @@ class Batch:
             label=torch.from_numpy(labels[part["sample"]].astype(np.int64)),
             jitter=jitter,
             changes=None if jitter is None else ColourChanges.of(jitter),
+            flow_zero=flow_zero,
+            **{name: torch.from_numpy(part[name]) for name in ("flow", "flow_step", "targets") if name in part},
         )
 
     def __len__(self) -> int:
@@ -119,12 +138,11 @@ class Batch:
         }
         if self.changes is not None:
             tensors["changes"] = replace(self.changes, frame=move(self.changes.frame), factor=move(self.changes.factor))
-        return replace(self, **tensors, columns={name: move(t) for name, t in self.columns.items()})
+        return replace(self, **tensors)
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the batch."""
         yield from (t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor))
-        yield from self.columns.values()
         if self.changes is not None:
             yield from (self.changes.frame, self.changes.factor)
 

@@ -7,16 +7,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from shards.clips import check_columns
 from shards.dataset import Dataset, open_dataset
 from shards.errors import UserError
 from shards.order import Order
 from shards.spec import ClipSpec, VideoFacts
 from trainer.data.batch import Batch
 from trainer.data.crew import Crew
+from trainer.data.pictures import flow_zero, is_flow, pixel_type
 from trainer.data.ring import Arrays, Layout
 from trainer.data.worker import Filler, Job
 
@@ -75,7 +78,9 @@ class Loader:
         threads: int | None = None,
         plugins: Iterable[str] = (),
     ) -> None:
-        self.dataset = url if isinstance(url, Dataset) else open_dataset(url)
+        dataset = url if isinstance(url, Dataset) else open_dataset(url)
+        check_columns(dataset, spec)
+        self.dataset = dataset.with_columns(spec.columns)
         if samples is None:
             samples = self.dataset.select(split=split, keep=keep, seed=seed)
         self.samples = np.asarray(samples, dtype=np.int64)
@@ -100,9 +105,12 @@ class Loader:
                 height=height,
                 width=width,
                 jitter=spec.jitter is not None and spec.sampling != "uniform",
+                **_contents(self.dataset, spec),
             ),
             threads=_cores() // max(1, workers) or 1 if threads is None else threads,
         )
+        flow = spec.flow or (spec.column if is_flow(self.dataset, spec.column) else None)
+        self._flow_zero = 0.0 if flow is None else flow_zero(self.dataset, flow)
         self.wait_seconds = 0.0
         self._crew: Crew | None = None
         self._filler: Filler | None = None
@@ -169,7 +177,7 @@ class Loader:
                 return
             step, rows, arrays = found
             del found
-            parts = [Batch.of(step, arrays, self.dataset.labels, rows)]
+            parts = [Batch.of(step, arrays, self.dataset.labels, rows, flow_zero=self._flow_zero)]
             del arrays
             yield parts.pop()  # this frame keeps nothing of the batch, whose memory is used again when it is dropped
             if turn is not self._turn:
@@ -231,6 +239,24 @@ def _check(*, batch: int, rank: int, world: int, workers: int) -> None:
         )
     if workers < 0:
         raise UserError(f"workers is {workers}; 0 or more are allowed: --set data.workers=2")
+
+
+class _Contents(TypedDict):
+    channels: int
+    pixels: str
+    flow: str | None
+    targets: int
+
+
+def _contents(dataset: Dataset, spec: ClipSpec) -> _Contents:
+    """What the batch of a spec holds besides RGB clips, for its layout."""
+    table = None if spec.table is None else dataset.meta.columns[spec.table]
+    return _Contents(
+        channels=2 if is_flow(dataset, spec.column) else 3,
+        pixels=pixel_type(dataset, spec.column),
+        flow=None if spec.flow is None else pixel_type(dataset, spec.flow),
+        targets=0 if table is None else int(table.parameters["numbers"]),
+    )
 
 
 def _shown_size(dataset: Dataset, samples: Samples, spec: ClipSpec) -> tuple[int, int]:

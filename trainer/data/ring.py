@@ -38,6 +38,10 @@ class Layout:
         clips, frames: V and T.
         height, width: of the cropped frames.
         jitter: whether there are colour changes.
+        channels: of the clips: 3, or 2 where they are flow.
+        pixels: NumPy type of the clips.
+        flow: NumPy type of the flow that comes beside the clips, or None.
+        targets: K, numbers of a clip's table row; 0 without table.
     """
 
     rows: int
@@ -46,13 +50,18 @@ class Layout:
     height: int
     width: int
     jitter: bool
+    channels: int = 3
+    pixels: str = "uint8"
+    flow: str | None = None
+    targets: int = 0
 
     @cached_property
     def fields(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...], int]]:
         """Name → dtype, shape, offset in bytes."""
         b, v, t = self.rows, self.clips, self.frames
+        picture = (b, v, t, self.height, self.width)
         kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-            "clips": (np.uint8, (b, v, t, self.height, self.width, 3)),
+            "clips": (np.dtype(self.pixels).type, (*picture, self.channels)),
             "sample": (np.int64, (b,)),
             "stride": (np.int64, (b, v)),
             "frames": (np.int64, (b, v, t)),
@@ -64,6 +73,12 @@ class Layout:
                 "factors": (np.float32, (b, v, t, 4)),
                 "order": (np.uint8, (b, v, t, 4)),
             }
+        if self.flow is not None:
+            kinds["flow"] = (np.dtype(self.flow).type, (*picture, 2))
+        if self.flow is not None or self.channels == 2:
+            kinds["flow_step"] = (np.float32, (b, 2))
+        if self.targets:
+            kinds["targets"] = (np.int64, (b, v, self.targets))
         fields: dict[str, tuple[np.dtype[np.generic], tuple[int, ...], int]] = {}
         offset = 0
         for name, (kind, shape) in kinds.items():

@@ -12,22 +12,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import errors, jpeg
+from shards import errors
 from shards.dataset import Dataset
 from shards.errors import UserError
 from shards.order import Order
 from shards.rng import rng_for
 from shards.spec import ClipPlan, ClipSpec, VideoFacts
+from shards.table import ClipTable
+from trainer.data.pictures import Shown, flow_step, is_flow, write_flow, write_frames
 from trainer.data.ring import Arrays, Layout, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
-_TOGETHER = 8  # clips at most that are read before they are decoded, for the same reason as planning first
+_TOGETHER = 8  # items at most that are read before they are decoded, for the same reason as planning first
 _NO_TIMES = np.zeros(0, np.int64)
 
 
@@ -77,10 +78,11 @@ class Filler:
         items = job.order.items(start, start + rows)
         samples = job.samples[items.sample]
         facts = self._facts(samples)
+        tables = self._tables(samples)
         # All plans before any pixel: in turn, each would find its code and data gone from the processor's caches.
         plans = [
             self._plan(*item)
-            for item in zip(facts, samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
+            for item in zip(facts, tables, samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
         ]
         arrays["sample"][:rows] = samples
         for row, plan in enumerate(plans):
@@ -88,18 +90,39 @@ class Filler:
             if plan.jitter is not None:
                 for name in ("apply", "factors", "order"):
                     arrays[name][row] = getattr(plan.jitter, name)
-        clips = list(zip(samples.tolist(), plans, facts, arrays["clips"], strict=False))
+            if plan.targets is not None:
+                arrays["targets"][row] = plan.targets
+        if "flow_step" in arrays:
+            column = job.spec.flow or job.spec.column
+            for row, (sample, plan) in enumerate(zip(samples.tolist(), plans, strict=True)):
+                arrays["flow_step"][row] = flow_step(job.dataset, column, sample, plan.size)
         size = min(_TOGETHER, max(1, rows // (4 * job.threads)))  # but enough groups to keep all threads at work
-        groups = [clips[i : i + size] for i in range(0, rows, size)]
+        shown = {"clips": job.spec.column, "flow": job.spec.flow}
+        self._show(
+            [
+                (column, [Shown(*item) for item in zip(samples.tolist()[some], plans[some], array[some], strict=True)])
+                for name, column in shown.items()
+                if column is not None
+                for array in [arrays[name][:rows]]
+                for some in (slice(i, i + size) for i in range(0, rows, size))
+            ]
+        )
+
+    def _show(self, groups: Sequence[tuple[str, Sequence[Shown]]]) -> None:
+        """Decode groups of items, each of one column."""
         if self._pool is None:
             for group in groups:
-                self._decode(group)
+                self._decode(*group)
             return
         # All groups end before an error is raised: nobody writes into a slot that was given back.
-        running = [self._pool.submit(self._decode, group) for group in groups]
+        running = [self._pool.submit(self._decode, *group) for group in groups]
         failed = [error for error in (future.exception() for future in running) if error is not None]
         if failed:
             raise failed[0]
+
+    def _decode(self, column: str, items: Sequence[Shown]) -> None:
+        write = write_flow if is_flow(self.job.dataset, column) else write_frames
+        write(self.job.dataset, column, items)
 
     def _facts(self, samples: npt.NDArray[np.int64]) -> list[VideoFacts]:
         """What the plans of some samples depend on."""
@@ -107,13 +130,23 @@ class Filler:
         if self.job.spec.fps is not None:
             return [dataset.facts(sample) for sample in samples.tolist()]
         # Only resampling looks at times, and they are most of the cost of facts.
-        sizes = dataset.records[["frames", "height", "width"]][samples].tolist()
-        return [VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, h, w in sizes]
+        frames = dataset.frame_counts[samples].tolist()
+        sizes = dataset.records[["height", "width"]][samples].tolist()
+        return [
+            VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, (h, w) in zip(frames, sizes, strict=True)
+        ]
 
-    def _plan(self, facts: VideoFacts, sample: int, epoch: int, repeat: int) -> ClipPlan:
+    def _tables(self, samples: npt.NDArray[np.int64]) -> list[ClipTable | None]:
+        """The samples' clip tables, where the spec asks for them."""
+        name = self.job.spec.table
+        if name is None:
+            return [None] * len(samples)
+        return [self.job.dataset.clip_table(sample, column=name) for sample in samples.tolist()]
+
+    def _plan(self, facts: VideoFacts, table: ClipTable | None, sample: int, epoch: int, repeat: int) -> ClipPlan:
         job = self.job
         try:
-            plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat))
+            plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat), table)
             height, width = plan.crop[0, 2:].tolist()
             if (height, width) != (job.layout.height, job.layout.width):
                 raise UserError(
@@ -123,31 +156,6 @@ class Filler:
         except UserError as error:
             raise UserError(f"sample {job.dataset.key(sample)}: {error}") from error
         return plan
-
-    def _decode(self, clips: Sequence[tuple[int, ClipPlan, VideoFacts, npt.NDArray[Any]]]) -> None:
-        """Read, decode, resize and crop some clips: sample, plan, facts, and where to write, (V,T,H,W,3), of each."""
-        found = []
-        for sample, plan, _, _ in clips:
-            places: dict[int, list[tuple[int, int]]] = {}
-            for v, shown in enumerate(plan.frames.tolist()):
-                for t, number in enumerate(shown):
-                    places.setdefault(number, []).append((v, t))
-            found.append((places, self.job.dataset.jpegs(sample, list(places))))
-        for (sample, plan, facts, out), (places, jpegs) in zip(clips, found, strict=True):
-            boxes = [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in plan.crop.tolist()]
-            stored = (facts.height, facts.width)
-            image = np.empty((*stored, 3), np.uint8)
-            resized = image if plan.size == stored else np.empty((*plan.size, 3), np.uint8)
-            for (number, shown_at), data in zip(places.items(), jpegs, strict=True):
-                try:
-                    jpeg.decode(data, out=image)
-                except ValueError:
-                    self.job.dataset.frames(sample, [number])  # raises the error that names shard and key
-                    raise
-                if resized is not image:
-                    cv2.resize(image, plan.size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
-                for v, t in shown_at:  # every distinct frame is decoded once
-                    out[v, t] = resized[boxes[v]]
 
     def close(self) -> None:
         if self._pool is not None:

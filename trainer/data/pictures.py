@@ -1,0 +1,123 @@
+"""From stored bytes to the pixels of clips: RGB frames and flow planes, resized and cropped. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from shards import jpeg
+from shards.columns import COLUMNS
+from shards.dataset import Dataset
+from shards.errors import DataError
+from shards.flow import CODECS
+from shards.spec import ClipPlan
+
+Pixels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One item to show: sample number, its plan, and where to write, (V,T,H,W,C)."""
+
+    sample: int
+    plan: ClipPlan
+    out: Pixels
+
+    def places(self) -> dict[int, list[tuple[int, int]]]:
+        """Frame number → (clip, place in the clip) it is shown at."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for v, shown in enumerate(self.plan.frames.tolist()):
+            for t, number in enumerate(shown):
+                found.setdefault(number, []).append((v, t))
+        return found
+
+    def boxes(self) -> list[tuple[slice, slice]]:
+        return [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in self.plan.crop.tolist()]
+
+
+def is_flow(dataset: Dataset, column: str) -> bool:
+    """Whether a column of the data set holds flow."""
+    return COLUMNS[dataset.meta.columns[column].kind].planes == 2
+
+
+def pixel_type(dataset: Dataset, column: str) -> str:
+    """NumPy type of a column's pixels in a batch: torch has too little of uint16, so 16 bit planes become int16."""
+    return "int16" if is_flow(dataset, column) and _codec(dataset, column) == "lossless" else "uint8"
+
+
+def flow_zero(dataset: Dataset, column: str) -> float:
+    """The number that stands for no motion in a batch's planes of a flow column."""
+    return 0.0 if pixel_type(dataset, column) == "int16" else CODECS[_codec(dataset, column)].zero
+
+
+def _codec(dataset: Dataset, column: str) -> str:
+    return str(dataset.meta.columns[column].parameters["codec"])
+
+
+def flow_step(dataset: Dataset, column: str, sample: int, size: tuple[int, int]) -> tuple[float, float]:
+    """Pixels of a frame resized to `size` (height, width) from one number of a plane to the next, for u and v."""
+    record = dataset.record(sample, column)
+    step = dataset.codec(sample, column=column).step
+    return step * size[1] / int(record["width"]), step * size[0] / int(record["height"])
+
+
+def write_frames(dataset: Dataset, column: str, items: Sequence[Shown]) -> None:
+    """Read, decode, resize and crop RGB frames; each distinct frame is decoded once.
+
+    Raises:
+        DataError: stored bytes are damaged.
+    """
+    # All bytes before any pixel: in turn, each would find its code and data gone from the processor's caches.
+    found = [(item, places := item.places(), dataset.jpegs(item.sample, list(places), column=column)) for item in items]
+    for item, places, jpegs in found:
+        record = dataset.record(item.sample, column)
+        stored = (int(record["height"]), int(record["width"]))
+        boxes, size = item.boxes(), item.plan.size
+        image = np.empty((*stored, 3), np.uint8)
+        resized = image if size == stored else np.empty((*size, 3), np.uint8)
+        for (number, shown_at), data in zip(places.items(), jpegs, strict=True):
+            try:
+                jpeg.decode(data, out=image)
+            except ValueError:
+                dataset.frames(item.sample, [number], column=column)  # raises the error that names shard and key
+                raise
+            if resized is not image:
+                cv2.resize(image, size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
+            for v, t in shown_at:
+                item.out[v, t] = resized[boxes[v]]
+
+
+def write_flow(dataset: Dataset, column: str, items: Iterable[Shown]) -> None:
+    """Read, decode, resize and crop flow: for frame t of a plan the field that leads from it to the next frame, at the
+    video's end the last field. Planes are resized as they are stored; their step changes with the size (`flow_step`).
+
+    Raises:
+        DataError: stored bytes are damaged.
+    """
+    for item in items:
+        record = dataset.record(item.sample, column)
+        last = int(record["frames"]) // 2 - 1
+        codec, boxes, size = dataset.codec(item.sample, column=column), item.boxes(), item.plan.size
+        fields: dict[int, list[tuple[int, int]]] = {}
+        for number, shown_at in item.places().items():
+            fields.setdefault(min(number, last), []).extend(shown_at)
+        planes = [2 * t + c for t in fields for c in (0, 1)]
+        data = iter(dataset.jpegs(item.sample, planes, column=column))
+        for field, shown_at in fields.items():
+            for channel in (0, 1):
+                try:
+                    plane = codec.decode(next(data))
+                except (ValueError, DataError):
+                    dataset.flow_planes(item.sample, [field], column=column)  # raises, naming shard and key
+                    raise
+                if plane.shape != size:
+                    plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+                if plane.dtype == np.uint16:
+                    plane = (plane.astype(np.int32) - 32768).astype(np.int16)
+                for v, t in shown_at:
+                    item.out[v, t, ..., channel] = plane[boxes[v]]
