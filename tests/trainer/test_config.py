@@ -163,7 +163,9 @@ def test_keys_of_a_recipe_are_a_promise() -> None:
         "description": None,
         "task": ["name"],
         "backbone": ["base_width", "name"],
-        "data": sorted("column frames resize crop fps flip jitter repeats when_short split keep workers threads".split()),
+        "data": sorted(
+            "column frames resize crop fps flip jitter repeats when_short split keep workers threads".split()
+        ),
         "optim": sorted("name lr momentum nesterov weight_decay backbone_lr_scale decay_all clip_norm".split()),
         "schedule": ["name", "warmup"],
         "train": sorted(
