@@ -7,13 +7,12 @@ and indexes are byte for byte those of an uninterrupted run, on any number of wo
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,24 +21,22 @@ from shards.finalize import finalize
 from shards.index import parse_index
 from shards.plan import NAME as PLAN
 from shards.plan import Plan, read_plan, write_plan
-from shards.procs import Lost, WorkerError, run_tasks
-from shards.receipts import Receipt, has_receipt, read_receipt, stem
+from shards.receipts import Receipt, Verdict, stem
 from shards.storage import Storage, open_storage
 from vidprep.estimate import DryRun, dry_run, measure_videos, shard_bounds, spread
 from vidprep.packing.options import PackOptions, check_same
 from vidprep.packing.planning import Manifest, entries, read_whole_manifest, shards_of
-from vidprep.packing.work import FOLDER, Progress, ShardTask, verdict
+from vidprep.packing.work import FOLDER, ShardTask, verdict
+from vidprep.records import Video
 from vidprep.resize import Resize
+from vidprep.runs import OnEvent, ShardRun, Work, ignore, worker_count
 from vidprep.verdicts import repair
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 _PACK_SHARD = "vidprep.packing.work:pack_shard"
 _SHORT_SIDE = 128
 _MEASURED = 8  # videos, for the plan's estimate
 _MEASURED_FRAMES = 256  # of each of them
 _DRY_RUN = 20  # videos
-_EVENT_SECONDS = 1.0
 _FIRST_FEW = 5
 
 
@@ -128,8 +125,8 @@ def pack(
         shard_size=int(shard_size),
         segment_frames=segment_frames,
     )
-    tell = on_event or _ignore
-    workers = _workers(workers)
+    tell = on_event or ignore
+    workers = worker_count(workers)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     storage.create(PLAN).discard()  # a destination that cannot be written is found before hours of work
     if not storage.exists(PLAN):
@@ -140,8 +137,16 @@ def pack(
         raise UserError(
             f"{storage.url} was planned with other classes; give the same class table, or another destination"
         )
-    run = _Run(storage, plan, videos, options, workers=workers, max_bad=max_bad, timeout=timeout, tell=tell)
-    run.shards()
+    work = Work(
+        folder=FOLDER,
+        target=_PACK_SHARD,
+        total=videos.videos,
+        shards=partial(_tasks, plan, videos, options, url=storage.url),
+        condemn=_condemn,
+        check=_Limit(storage.url, videos.videos, max_bad),
+    )
+    run = ShardRun(storage, work, workers=workers, timeout=timeout, tell=tell)
+    run.write()
     finalize(storage)
     report = _report(storage, videos, run.receipts, options, seconds=time.monotonic() - began)
     tell({"event": "done", "message": str(report), **asdict(report)})
@@ -177,7 +182,7 @@ def estimate_pack(
         shard_size=int(shard_size),
         segment_frames=segment_frames,
     )
-    workers = _workers(workers)
+    workers = worker_count(workers)
     place = Path(open_storage(dest).url)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     picked = videos.at(spread(videos.videos, _DRY_RUN))
@@ -185,148 +190,39 @@ def estimate_pack(
     return dry_run(videos.videos, estimate, options, dest=place, workers=workers)
 
 
-class _Run:
-    """The work on shards that are not finished yet, and what is known of those that are."""
+def _tasks(plan: Plan, videos: Manifest, options: PackOptions, *, url: str) -> Iterator[tuple[int, int, ShardTask]]:
+    for shard, members in shards_of(plan, videos, dest=url):
+        yield shard, len(members), ShardTask(url=url, shard=shard, videos=members, options=options)
 
-    def __init__(
-        self,
-        storage: Storage,
-        plan: Plan,
-        videos: Manifest,
-        options: PackOptions,
-        *,
-        workers: int,
-        max_bad: float,
-        timeout: float,
-        tell: OnEvent,
-    ) -> None:
-        self._storage, self._plan, self._videos, self._options = storage, plan, videos, options
-        self._workers, self._max_bad, self._timeout, self._tell = workers, max_bad, timeout, tell
-        self.receipts: list[Receipt] = []
-        self._deaths: Counter[tuple[int, str | None]] = Counter()  # of workers, by shard and video
-        self._at: dict[int, Progress] = {}
-        self._done = 0  # videos of finished shards
-        self._packed = [0, 0]  # videos and frames of shards this run finished
-        self._began = self._told = time.monotonic()
 
-    def shards(self) -> None:
-        """Write every shard that has no receipt."""
-        waiting, sizes = [], {}
-        for shard, members in shards_of(self._plan, self._videos, dest=self._storage.url):
-            sizes[shard] = len(members)
-            if has_receipt(self._storage, FOLDER, shard):
-                self._take(read_receipt(self._storage, FOLDER, shard), len(members))
-            else:
-                waiting.append(shard)
-        self._tell({"event": "start", "total": self._videos.videos, "done": self._done, "shards": len(waiting)})
-        self._check_bad()
-        self._began = time.monotonic()
-        tasks = self._tasks(set(waiting))
-        for receipt in run_tasks(
-            _PACK_SHARD,
-            tasks,
-            workers=min(self._workers, max(1, len(waiting))),
-            on_message=self._progress,
-            on_lost=self._lost,
-            silence=self._timeout,
-        ):
-            self._at.pop(receipt.shard, None)
-            self._packed[0] += sizes[receipt.shard]
-            self._packed[1] += receipt.frames
-            self._take(receipt, sizes[receipt.shard])
-            self._announce(receipt)
-            self._check_bad()
+def _condemn(video: Video, code: str, reason: str) -> Verdict:
+    return verdict(video, "bad", code, reason, repair(code, video.location))
 
-    def _tasks(self, waiting: set[int]) -> Iterator[ShardTask]:
-        for shard, members in shards_of(self._plan, self._videos, dest=self._storage.url):
-            if shard in waiting:
-                yield ShardTask(url=self._storage.url, shard=shard, videos=members, options=self._options)
 
-    def _take(self, receipt: Receipt, videos: int) -> None:
-        self.receipts.append(receipt)
-        self._done += videos
+@dataclass(frozen=True)
+class _Limit:
+    """Ends a run that has too many bad videos."""
 
-    def _announce(self, receipt: Receipt) -> None:
-        for found in receipt.verdicts:
-            text = f"{found.level}: {found.source}: {found.message} ({found.code})"
-            text += f"; to mend it: {found.command}" if found.command else ""
-            self._tell({"event": "verdict", **asdict(found), "message": text})
-        self._tell(
-            {
-                "event": "shard",
-                "shard": receipt.shard,
-                "samples": receipt.samples,
-                "frames": receipt.frames,
-                "bytes": receipt.tar_size,
-            }
-        )
-        self._progress(None)
+    url: str
+    total: int
+    max_bad: float
 
-    def _progress(self, message: Progress | None) -> None:
-        if message is not None:
-            self._at[message.shard] = message
-        now = time.monotonic()
-        if message is not None and now - self._told < _EVENT_SECONDS:
-            return
-        self._told = now
-        seconds = max(now - self._began, 1e-9)
-        videos = self._packed[0] + sum(at.videos for at in self._at.values())
-        frames = self._packed[1] + sum(at.frames for at in self._at.values())
-        done = self._done + sum(at.videos for at in self._at.values())
-        left = (self._videos.videos - done) * seconds / videos if videos else None
-        self._tell(
-            {
-                "event": "progress",
-                "done": done,
-                "total": self._videos.videos,
-                "videos": round(videos / seconds, 3),
-                "frames": round(frames / seconds, 1),
-                "eta_seconds": None if left is None else round(left),
-            }
-        )
-
-    def _lost(self, it: Lost) -> ShardTask:
-        """A video has ended or hung a worker: redo the shard without it.
-
-        One death may be somebody's kill or a machine short of memory; the second at the same video is the video's.
-        """
-        task: ShardTask = it.task
-        at: Progress | None = it.message
-        video = None if at is None else at.video
-        self._at.pop(task.shard, None)
-        culprit = (task.shard, None if video is None else video.key)
-        self._deaths[culprit] += 1
-        if not it.silent and self._deaths[culprit] < 2:
-            return task
-        if video is None and it.silent:
-            raise StorageError(
-                f"{task!r} could not be published within {self._timeout:g} s; see what holds the destination up, then "
-                "run the same command again, or give it more time with --timeout SECONDS"
-            )
-        if video is None:
-            raise WorkerError(f"a worker {it.reason} twice at {task!r}, while it decoded no video")
-        code = "timeout" if it.silent else "crashed"
-        reason = f"no new frame for {self._timeout:g} s" if it.silent else f"the process that decodes it {it.reason}"
-        found = verdict(video, "bad", code, reason, repair(code, video.location))
-        return replace(task, skip={**task.skip, video.key: found})
-
-    def _check_bad(self) -> None:
-        bad_of = {r.shard: [found for found in r.verdicts if found.level == "bad"] for r in self.receipts}
+    def __call__(self, receipts: list[Receipt], done: int) -> None:
+        bad_of = {r.shard: [found for found in r.verdicts if found.level == "bad"] for r in receipts}
         bad = [found for shard in sorted(bad_of) for found in bad_of[shard]]
-        total = self._videos.videos
-        if len(bad) <= self._max_bad * total:
+        if len(bad) <= self.max_bad * self.total:
             return
-        finished = self._done == total
+        finished = done == self.total
         counts = ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in bad).most_common())
         few = "\n".join(f"  {f.source}: {f.message} ({f.code})" for f in bad[:_FIRST_FEW])
         named = [f"{stem(FOLDER, shard)}.json" for shard in sorted(bad_of) if bad_of[shard]]
         more = f" and {len(named) - _FIRST_FEW} more" if len(named) > _FIRST_FEW else ""
-        enough = f"{min(100.0, -(-1000 * len(bad) // total) / 10):g}%" if finished else "100%"
+        enough = f"{min(100.0, -(-1000 * len(bad) // self.total) / 10):g}%" if finished else "100%"
         raise UserError(
-            f"{len(bad)} of {total} videos give no frame{'' if finished else ' so far'} ({counts}), more than "
-            f"--max-bad {100 * self._max_bad:g}% allows. The first:\n{few}\nTo leave them out run the same command "
+            f"{len(bad)} of {self.total} videos give no frame{'' if finished else ' so far'} ({counts}), more than "
+            f"--max-bad {100 * self.max_bad:g}% allows. The first:\n{few}\nTo leave them out run the same command "
             f"with --max-bad {enough}; to try mended files again remove the receipts of their shards first, in "
-            f"{self._storage.url}: {', '.join(named[:_FIRST_FEW])}{more}. Finished shards are kept"
+            f"{self.url}: {', '.join(named[:_FIRST_FEW])}{more}. Finished shards are kept"
         )
 
 
@@ -343,18 +239,6 @@ def _name(storage: Storage) -> str:
     if storage.exists(PLAN):
         return str(read_plan(storage).options["name"])
     return storage.url.rstrip("/").rpartition("/")[2] or "data"
-
-
-def _workers(asked: int | None) -> int:
-    if asked is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if asked < 1:
-        raise UserError(f"workers is {asked}; at least one is needed")
-    return asked
-
-
-def _ignore(event: dict[str, Any]) -> None:
-    pass
 
 
 def _write_plan(

@@ -16,6 +16,7 @@ from shards.tarwriter import ShardWriter
 from vidprep.packing.encode import Encoded, encode, samples
 from vidprep.packing.options import PackOptions
 from vidprep.records import Video
+from vidprep.runs import Progress
 from vidprep.verdicts import BadVideo
 
 FOLDER = "rgb"
@@ -34,16 +35,6 @@ class ShardTask:
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of {self.url}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Message from a worker: what it has done of its shard, and the video it is at; None while it publishes."""
-
-    shard: int
-    video: Video | None
-    videos: int
-    frames: int
 
 
 def pack_shard(task: ShardTask) -> Receipt:
@@ -66,7 +57,7 @@ def pack_shard(task: ShardTask) -> Receipt:
             if video.key in task.skip:
                 verdicts.append(task.skip[video.key])
                 continue
-            at = Progress(shard=task.shard, video=video, videos=done, frames=frames)
+            at = Progress(shard=task.shard, item=video, items=done, frames=frames)
             notify(at)
             try:
                 encoded = encode(video, options, on_frames=partial(_report, at))
@@ -84,7 +75,7 @@ def pack_shard(task: ShardTask) -> Receipt:
                     times_us=sample.times_us,
                 )
             frames += len(encoded.frames)
-        notify(Progress(shard=task.shard, video=None, videos=len(task.videos), frames=frames))
+        notify(Progress(shard=task.shard, item=None, items=len(task.videos), frames=frames))
         run = {"began": round(began, 3), "seconds": round(time.time() - began, 3), "host": platform.node()}
         return writer.finish(verdicts=verdicts, run=run)
 
