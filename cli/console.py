@@ -149,3 +149,31 @@ def parse_share(text: str) -> float:
     if not 0 <= share <= 1:
         raise click.BadParameter(f"{text!r} is no share; examples: 2%, 0.02, 100%")
     return share
+
+
+def parse_resize(text: str) -> tuple[int, int] | int | None:
+    """ "128x171" → (128, 171), "128" → 128 (short side), "stored" → None.
+
+    Raises:
+        click.BadParameter: it is none of these.
+    """
+    if text == "stored":
+        return None
+    return int(text) if text.isdecimal() and int(text) > 0 else parse_size(text)
+
+
+def parse_pair(text: str) -> tuple[str, int | float | str]:
+    """ "nscales=3" → ("nscales", 3); numbers become numbers.
+
+    Raises:
+        click.BadParameter: there is no "=", or nothing before it.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise click.BadParameter(f"{text!r} is no parameter; the form is KEY=VALUE, such as nscales=3")
+    for number in (int, float):
+        try:
+            return key, number(value)
+        except ValueError:
+            continue
+    return key, value

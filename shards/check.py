@@ -70,8 +70,8 @@ def check(url: str | Path) -> Iterator[Problem]:
         yield from _check_column(storage, meta, column, table)
 
 
-def _again(storage: Storage) -> str:
-    return f"run the same vidprep pack command into {storage.url} again"
+def _again(storage: Storage, producer: str = "vidprep pack") -> str:
+    return f"run the same {producer} command into {storage.url} again"
 
 
 def _check_rows(storage: Storage, meta: Meta, table: SampleTable) -> Iterator[Problem]:
@@ -94,12 +94,13 @@ def _check_rows(storage: Storage, meta: Meta, table: SampleTable) -> Iterator[Pr
 
 def _check_column(storage: Storage, meta: Meta, column: ColumnMeta, table: SampleTable | None) -> Iterator[Problem]:
     name = f"{column.folder}/index.bin"
-    repair = f"remove it and {_again(storage)}"
+    again = _again(storage, column.producer)
+    repair = f"remove it and {again}"
     try:
         data = storage.map(name)
         index = parse_index(data, name, verify=True)
     except MissingError:
-        yield Problem(file=name, message=_MISSING, command=_again(storage))
+        yield Problem(file=name, message=_MISSING, command=again)
         return
     except DataError as error:
         yield Problem(file=name, message=str(error), command=repair)
@@ -126,11 +127,15 @@ class _Shard:
     number: int
 
     @property
+    def again(self) -> str:
+        return _again(self.storage, self.column.producer)
+
+    @property
     def stem(self) -> str:
         return stem(self.column.folder, self.number)
 
     def problem(self, extension: str, message: str, key: str | None = None) -> Problem:
-        command = f"to write the shard anew remove {self.storage.url}/{self.stem}.json and {_again(self.storage)}"
+        command = f"to write the shard anew remove {self.storage.url}/{self.stem}.json and {self.again}"
         return Problem(file=f"{self.stem}.{extension}", message=message, command=command, shard=self.number, key=key)
 
     def check(self, whole: ColumnIndex) -> Iterator[Problem]:
@@ -138,7 +143,7 @@ class _Shard:
             receipt = read_receipt(self.storage, self.column.folder, self.number)
         except MissingError:
             file = f"{self.stem}.json"
-            yield Problem(file=file, message=_MISSING, command=_again(self.storage), shard=self.number)
+            yield Problem(file=file, message=_MISSING, command=self.again, shard=self.number)
             return
         except DataError as error:
             yield Problem(file=f"{self.stem}.json", message=str(error), command="", shard=self.number)

@@ -254,10 +254,37 @@ class Dataset:
         """A sample's record in the index.bin of an open column (`shards.index.SAMPLE`)."""
         return self._reader(column).samples[self._number(i)]
 
+    def has(self, i: int, column: str) -> bool:
+        """Whether a sample has something in an open column, or failed there."""
+        return bool(self._reader(column).valid[self._number(i)])
+
+    def times_us(self, i: int, column: str) -> npt.NDArray[np.int64]:
+        """(frames,) microseconds since the first frame, of every image in a column."""
+        return self._reader(column).times_us(self._number(i))
+
+    def shard_span(self, shard: int) -> tuple[int, int]:
+        """Number of a shard's first sample, and how many it has."""
+        record = self._main.shards[shard]
+        return int(record["first"]), int(record["samples"])
+
     def codec(self, i: int, *, column: str = "flow") -> Codec:
         """How the planes of sample `i` in a flow column stand for pixels."""
         record = self._flow_reader(column).samples[self._number(i)]
         return codec_of(self.meta.columns[column].parameters, int(record["height"]), int(record["width"]))
+
+    def grey(self, i: int, wanted: Frames, *, column: str | None = None) -> npt.NDArray[np.uint8]:
+        """Luma of RGB frames as their JPEGs store it, (T,H,W) uint8; arguments and errors as in `jpegs`."""
+        i = self._number(i)
+        reader = self._reader(column)
+        record = reader.samples[i]
+        out = np.empty((len(wanted), int(record["height"]), int(record["width"])), np.uint8)
+        for place, (number, data) in enumerate(zip(wanted, self.jpegs(i, wanted, column=column), strict=True)):
+            try:
+                jpeg.decode(data, out=out[place])
+            except ValueError as error:
+                what = f"frame {number} is not the JPEG it should be ({error})"
+                raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+        return out
 
     def flow_planes(self, i: int, wanted: Frames, *, column: str = "flow") -> npt.NDArray[Any]:
         """Stored planes of flow fields, (T,2,H,W) uint8 (codec lossless: uint16); errors as `jpegs`.

@@ -134,6 +134,9 @@ def finalize_column(
 def unreferenced(storage: Storage, meta: Meta) -> tuple[str, ...]:
     """Folders that look like columns of this data set and that dataset.json does not name."""
     used = {column.folder for column in meta.columns.values()}
-    return tuple(
-        folder for folder in storage.folders() if folder not in used and storage.exists(f"{stem(folder, 0)}.json")
-    )
+    return tuple(folder for folder in storage.folders() if folder not in used and _holds_shards(storage, folder))
+
+
+def _holds_shards(storage: Storage, folder: str) -> bool:
+    parts = (name.partition(".") for name in storage.list(folder))
+    return any(number.isdecimal() and extension in ("tar", "idx", "json") for number, _, extension in parts)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from shards.dataset import open_dataset
+from shards.dataset import Dataset, open_dataset
+from shards.derived import column_index, stale_sources
 from shards.errors import DataError
+from shards.index import FAILED
 from shards.receipts import Verdict, read_receipts
 
 _SAME_RATE = 0.02  # rates this close (relative) count as one: 29.97 and 30
@@ -19,12 +21,26 @@ _SAME_RATE = 0.02  # rates this close (relative) count as one: 29.97 and 30
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSummary:
-    """Bytes of a column's tars and indexes, and its parameters."""
+    """One column.
 
+    Attributes:
+        kind, folder, producer, parameters, sources: as in `shards.meta.ColumnMeta`.
+        tar_bytes, index_bytes: of its tars and its indexes.
+        failed: samples that it holds nothing for.
+        stale: the columns it was made from that have changed since, or are gone.
+        verdicts: how many of each code.
+    """
+
+    kind: str
     folder: str
+    producer: str
+    parameters: Mapping[str, Any]
+    sources: Mapping[str, str]
     tar_bytes: int
     index_bytes: int
-    parameters: Mapping[str, Any]
+    failed: int
+    stale: tuple[str, ...]
+    verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +55,7 @@ class Summary:
         frame_counts: least, median and most frames of a sample.
         rates: samples of every frame rate (rounded to 0.01), most frequent first.
         mixed: how many samples have another rate than the most frequent one, by more than 2 %.
-        verdicts: how many of each code; bad, warned: videos without sample, and packed with a warning.
+        verdicts: on videos, how many of each code; bad, warned: videos without sample, and packed with a warning.
     """
 
     url: str
@@ -74,23 +90,12 @@ def summarize(url: str | Path) -> Summary:
     groups = dataset.groups
     frames = dataset.frame_counts
     rates = np.asarray(records["fps"], np.float64)
-    found: list[Verdict] = []
     columns: dict[str, ColumnSummary] = {}
-    for name, column in meta.columns.items():
-        receipts = list(read_receipts(dataset.storage, column.folder))
-        if len(receipts) != meta.shards:
-            raise DataError(
-                f"{dataset.url}/{column.folder} has {len(receipts)} receipts of {meta.shards} shards; "
-                f"vidprep check {dataset.url} names what is missing"
-            )
-        found += [verdict for receipt in receipts for verdict in receipt.verdicts]
-        index = dataset.storage.size(f"{column.folder}/index.bin")
-        columns[name] = ColumnSummary(
-            folder=column.folder,
-            tar_bytes=sum(receipt.tar_size for receipt in receipts),
-            index_bytes=index + sum(receipt.idx_size for receipt in receipts),
-            parameters=column.parameters,
-        )
+    found: list[Verdict] = []
+    for name in meta.columns:
+        columns[name], verdicts = _column(dataset, name)
+        if not columns[name].sources:
+            found += verdicts
     shapes = Counter(f"{h}x{w}" for h, w in records[["height", "width"]].tolist())
     histogram = Counter(f"{rate:.2f}" for rate in rates.tolist())
     usual = float(histogram.most_common(1)[0][0])
@@ -115,3 +120,31 @@ def summarize(url: str | Path) -> Summary:
         warned=len({verdict.key for verdict in found if verdict.level == "warning"}),
         columns=columns,
     )
+
+
+def _column(dataset: Dataset, name: str) -> tuple[ColumnSummary, list[Verdict]]:
+    """One column, and its verdicts."""
+    storage, meta, column = dataset.storage, dataset.meta, dataset.meta.columns[name]
+    receipts = list(read_receipts(storage, column.folder))
+    stale = stale_sources(storage, meta, name)
+    # A column may have as many shards as its source had; then it is stale, not damaged.
+    if len(receipts) != meta.shards and not stale:
+        raise DataError(
+            f"{dataset.url}/{column.folder} has {len(receipts)} receipts of {meta.shards} shards; "
+            f"vidprep check {dataset.url} names what is missing"
+        )
+    verdicts = [verdict for receipt in receipts for verdict in receipt.verdicts]
+    index = storage.size(f"{column.folder}/index.bin")
+    summary = ColumnSummary(
+        kind=column.kind,
+        folder=column.folder,
+        producer=column.producer,
+        parameters=column.parameters,
+        sources=column.sources,
+        tar_bytes=sum(receipt.tar_size for receipt in receipts),
+        index_bytes=index + sum(receipt.idx_size for receipt in receipts),
+        failed=int(np.count_nonzero(column_index(storage, column).samples["flags"] & FAILED)),
+        stale=stale,
+        verdicts=dict(Counter(verdict.code for verdict in verdicts).most_common()),
+    )
+    return summary, verdicts

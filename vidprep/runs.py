@@ -93,9 +93,9 @@ class ShardRun:
             on_lost=self._lost,
             silence=self._timeout,
         ):
-            self._at.pop(receipt.shard, None)
+            last = self._at.pop(receipt.shard)
             self._written[0] += sizes[receipt.shard]
-            self._written[1] += receipt.frames
+            self._written[1] += last.frames
             self._take(receipt, sizes[receipt.shard])
             self._announce(receipt)
             self._work.check(self.receipts, self._done)
