@@ -98,13 +98,15 @@ class DataConfig(Strict):
 class _Optim(Strict):
     """Options that every optimiser has.
 
-    `lr` is the rate for the whole task; the backbone's is `lr * backbone_lr_scale`. `decay_all` also decays
-    biases and the one-dimensional parameters of normalisation layers. `clip_norm` limits the gradient's norm.
+    `lr` is the rate for the whole task; the backbone's is `lr * backbone_lr_scale`, that of biases (of normalisation
+    layers too) `lr * bias_lr_scale`, that of the backbone's biases the product. `decay_all` also decays biases and the
+    one-dimensional parameters of normalisation layers. `clip_norm` limits the gradient's norm.
     """
 
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     backbone_lr_scale: float = Field(default=1.0, ge=0)
+    bias_lr_scale: float = Field(default=1.0, ge=0)
     decay_all: bool = True
     clip_norm: float | None = Field(default=None, gt=0)
 

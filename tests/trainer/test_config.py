@@ -166,7 +166,9 @@ def test_keys_of_a_recipe_are_a_promise() -> None:
         "data": sorted(
             "column frames resize crop fps flip jitter repeats when_short split keep workers threads".split()
         ),
-        "optim": sorted("name lr momentum nesterov weight_decay backbone_lr_scale decay_all clip_norm".split()),
+        "optim": sorted(
+            "name lr momentum nesterov weight_decay backbone_lr_scale bias_lr_scale decay_all clip_norm".split()
+        ),
         "schedule": ["name", "warmup"],
         "train": sorted(
             "epochs steps batch seed precision channels_last compile fused log_every save_every keep validation".split()

@@ -125,6 +125,18 @@ def test_backbone_rate_and_decay_go_to_their_groups() -> None:
     assert [g["scale"] for g in again.param_groups] == [g["scale"] for g in optimizer.param_groups]
 
 
+def test_biases_have_a_rate_of_their_own() -> None:
+    optim = {"name": "sgd", "lr": 0.1, "weight_decay": 0.2, "backbone_lr_scale": 0.5, "bias_lr_scale": 2.0}
+    recipe = load_recipe(toy_recipe(optim=optim))
+    task = build_task("pace", backbone=build_backbone("c3d-bn", base_width=1), data=recipe.data)
+    optimizer = build_optimizer(task, recipe.optim, fused=None)
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    expected = {"backbone.bn1.weight": 0.5, "backbone.bn1.bias": 1.0, "head.weight": 1.0, "head.bias": 2.0}
+    found = dict(task.named_parameters())
+    assert {name: rates[id(found[name])] for name in expected} == {name: (lr, 0.2) for name, lr in expected.items()}
+
+
 def test_validation_measures_each_held_out_sample_once_and_names_the_best(tiny_dataset: Make, tmp_path: Path) -> None:
     recipe = toy_recipe(task={"name": "classify"}, data={"split": "train"}, train={"steps": 4, "keep": 1})
     recipe["train"]["validation"] = {"split": "test", "every": 1, "metric": "loss"}

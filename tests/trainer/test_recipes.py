@@ -36,6 +36,7 @@ def test_pace_recipes_carry_the_reference_settings(name: str) -> None:
         "weight_decay": 5e-3,
         "decay_all": True,
         "backbone_lr_scale": 1.0,
+        "bias_lr_scale": 1.0,
         "clip_norm": None,
     }
     assert recipe.schedule.model_dump() == {"name": "step", "every": 6, "gamma": 0.1, "warmup": 0}

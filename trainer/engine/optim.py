@@ -40,6 +40,8 @@ def parameter_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+            if name.endswith("bias"):
+                scale *= config.bias_lr_scale
             decays = config.decay_all or parameter.ndim > 1
             groups.setdefault((scale, config.weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]
