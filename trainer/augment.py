@@ -1,5 +1,8 @@
 """Clips as a backbone wants them: flip, colour jitter, channel order, scale. A pure function of a batch on its device.
 
+Clips of a flow column become pixels of motion, in proportion to the size of the picture; in a mirrored clip motion to
+the side is turned round.
+
 Every random choice was drawn with the clip plan and comes with the batch, so there is no random state here. All
 frames are changed together: the changes are sorted by stage and kind on the host (`ColourChanges`), and each of the at
 most 16 groups is gathered, changed and scattered back without a loop over frames or a wait for the device (on a CPU in
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from shards.errors import UserError
 from trainer.data.batch import Batch, ColourChanges
 from trainer.models.base import InputConvention
 
@@ -28,8 +32,16 @@ _CACHE = 2 << 20
 
 
 def augment(batch: Batch, convention: InputConvention) -> Tensor:
-    """Clips (B,V,3,T,H,W) float32, contiguous, on the batch's device, in the backbone's convention."""
-    b, v, t, h, w, _ = batch.clips.shape
+    """Clips (B,V,3,T,H,W) float32, contiguous, on the batch's device, in the backbone's convention.
+
+    Clips of flow: (B,V,2,T,H,W) as `flow_clips` gives them; the convention is one of RGB.
+
+    Raises:
+        UserError: colour jitter of flow.
+    """
+    b, v, t, h, w, channels = batch.clips.shape
+    if channels == 2:
+        return flow_clips(batch)
     order = _RGB if convention.channels == "rgb" else _BGR
     out = torch.empty((b, v, 3, t, h, w), device=batch.clips.device)
     if batch.changes is None or not batch.changes.groups:
@@ -41,6 +53,27 @@ def augment(batch: Batch, convention: InputConvention) -> Tensor:
     for place, channel in enumerate(order):
         out[:, :, place] = images_BVTCHW[:, :, :, channel]
     return _scale(out, convention, 1.0)
+
+
+def flow_clips(batch: Batch) -> Tensor:
+    """Clips of flow, (B,V,2,T,H,W) float32: u and v in units of 20 pixels at a short side of 256 of the clip, so that
+    1 is about the longest vector that the flow codecs keep by default; u of mirrored clips negated.
+
+    Raises:
+        UserError: the batch has colour changes.
+        ValueError: the batch has no `flow_step`.
+    """
+    if batch.jitter is not None or batch.changes is not None:
+        raise UserError("data.jitter changes colours, and clips of a flow column have none; set data.jitter=null")
+    if batch.flow_step is None:
+        raise ValueError("a batch of flow needs flow_step")
+    b, v, t, h, w, _ = batch.clips.shape
+    out = torch.empty((b, v, 2, t, h, w), device=batch.clips.device)
+    _copy_planes(batch, out, (0, 1))
+    unit_B2 = batch.flow_step * (256 / (20 * min(h, w)))
+    sign_BV = 1 - 2 * batch.flip.float()
+    factor_BV2 = torch.stack([sign_BV, torch.ones_like(sign_BV)], dim=2) * unit_B2[:, None]
+    return out.sub_(batch.flow_zero).mul_(factor_BV2[..., None, None, None])
 
 
 def apply_changes(images_NCHW: Tensor, changes: ColourChanges) -> None:
@@ -61,7 +94,7 @@ def _copy_planes(batch: Batch, out_BVCTHW: Tensor, order: tuple[int, ...]) -> No
     out_NCTHW, clips_NTHWC, flip_N = out_BVCTHW.flatten(0, 1), batch.clips.flatten(0, 1), batch.flip.flatten()
     pairs: Iterable[tuple[Tensor, Tensor]]
     if clips_NTHWC.is_cuda:
-        pairs = [(out_NCTHW, _flipped(clips_NTHWC, flip_N))]
+        pairs = [(out_NCTHW, mirrored(clips_NTHWC, flip_N))]
     else:
         # Clip by clip, which stays in the caches and mirrors only where asked: half the time.
         pairs = (
@@ -73,7 +106,7 @@ def _copy_planes(batch: Batch, out_BVCTHW: Tensor, order: tuple[int, ...]) -> No
             out[:, place] = clips[..., channel]
 
 
-def _flipped(clips_NTHWC: Tensor, flip_N: Tensor) -> Tensor:
+def mirrored(clips_NTHWC: Tensor, flip_N: Tensor) -> Tensor:
     """Clips mirrored left to right where `flip` says so, without asking the device where that is."""
     both = torch.cat((clips_NTHWC, clips_NTHWC.flip(3)))
     return both[torch.arange(len(flip_N), device=flip_N.device) + len(flip_N) * flip_N]

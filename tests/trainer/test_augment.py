@@ -1,15 +1,19 @@
 """Augmentation against torchvision, frame by frame."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from shards.errors import UserError
+from shards.flow import default_bound
 from shards.rng import rng_for
 from shards.spec import ClipSpec, Jitter, JitterPlan, VideoFacts
 from trainer import augment as augment_module
-from trainer.augment import _flipped, augment
+from trainer.augment import augment, mirrored
 from trainer.data.batch import Batch, ColourChanges
 from trainer.models.base import InputConvention
 
@@ -136,7 +140,7 @@ def test_raw_bgr_levels_are_exact():
 
 def test_flipping_all_clips_at_once_as_on_a_gpu():
     batch = make_batch(rows=6)
-    flipped = _flipped(batch.clips.flatten(0, 1), batch.flip.flatten()).view_as(batch.clips)
+    flipped = mirrored(batch.clips.flatten(0, 1), batch.flip.flatten()).view_as(batch.clips)
     assert 0 < batch.flip.sum() < batch.flip.numel()
     for (b, v, t), image in each_frame(batch):
         assert torch.equal(flipped[b, v, t], image)
@@ -146,3 +150,40 @@ def test_a_plan_that_changes_nothing():
     batch = make_batch(jitter=Jitter(probability=0.0, hue=0.1))
     assert batch.changes is not None and batch.changes.groups == ()
     assert torch.equal(augment(batch, UNIT), augment(make_batch(), UNIT))
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [(np.uint8, 128.0), (np.uint8, 127.5), (np.int16, 0.0)])
+def test_flow_is_motion_in_proportion_to_the_picture(dtype, zero):
+    rng = np.random.default_rng(0)
+    planes = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (3, 2, 4, 13, 17, 2), dtype, endpoint=True)
+    step = np.float32([[0.1, 0.2], [0.3, 0.1], [0.05, 0.05]])
+    batch = dataclasses.replace(
+        make_batch(), clips=torch.from_numpy(planes), flow_step=torch.from_numpy(step), flow_zero=zero
+    )
+    assert 0 < batch.flip.sum() < batch.flip.numel()
+    out = augment(batch, UNIT)
+    assert out.shape == (3, 2, 2, 4, 13, 17) and out.dtype == torch.float32 and out.is_contiguous()
+    for (b, v, t), image in each_frame(batch):
+        for c in (0, 1):
+            pixels = (image[..., c].double() - zero) * float(step[b, c])
+            if c == 0 and batch.flip[b, v]:
+                pixels = -pixels  # what moved to the right moves to the left in a mirror
+            assert torch.allclose(out[b, v, c, t].double(), pixels / (20 * 13 / 256), rtol=1e-6, atol=1e-6)
+
+
+def test_the_default_bound_is_1():
+    batch = dataclasses.replace(
+        make_batch(size=(128, 128)),
+        clips=torch.tensor([255, 1], dtype=torch.uint8).expand(3, 2, 4, 128, 128, 2),
+        flow_step=torch.full((3, 2), default_bound(128, 128) / 127),
+        flow_zero=128.0,
+        flip=torch.zeros(3, 2, dtype=torch.bool),
+    )
+    out = augment(batch, UNIT)
+    assert torch.allclose(out, torch.tensor([1.0, -1.0])[:, None, None, None].expand_as(out))
+
+
+def test_flow_has_no_colours_to_change():
+    jittered = make_batch(jitter=STRONG)
+    with pytest.raises(UserError, match=r"data\.jitter=null"):
+        augment(dataclasses.replace(jittered, clips=jittered.clips[..., :2], flow_step=torch.ones(3, 2)), UNIT)

@@ -127,9 +127,24 @@ def test_the_smallest_clip_works_and_a_smaller_one_is_refused(name):
         backbone(torch.randn(1, 8, 3, 32, 32))
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_flow_goes_into_a_backbone_of_two_channels_only(name):
+    backbone = build_backbone(name, base_width=2, in_channels=2).eval()
+    assert (backbone.in_channels, backbone.options["in_channels"]) == (2, 2)
+    first = next(p for p in backbone.parameters() if p.ndim == 5)
+    assert first.shape[1] == 2
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 2, 8, 32, 32)).pooled.isfinite().all()
+    with pytest.raises(UserError, match=r"made for flow and these are RGB\. Set backbone\.in_channels=3"):
+        backbone(torch.randn(1, 3, 8, 32, 32))
+    with pytest.raises(UserError, match=r"made for RGB and these are flow\. Set backbone\.in_channels=2"):
+        TINY[name](torch.randn(1, 2, 8, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("c3d-bn", {"in_channels": 1}, r"in_channels is 1; allowed: 3 \(RGB\), 2 \(flow\)"),
         ("c3d", {}, "did you mean c3d-bn"),
         ("c3d-bn", {"basewidth": 8}, "did you mean base_width"),
         ("c3d-bn", {"blocks": [1, 1, 1, 1]}, "It takes: base_width, convention"),

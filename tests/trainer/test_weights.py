@@ -76,6 +76,16 @@ def test_weights_of_another_backbone_are_refused_with_a_report(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in into.state_dict().items())
 
 
+def test_the_number_of_channels_travels_with_the_weights(tmp_path):
+    for channels, other in ((2, 3), (3, 2)):
+        backbone = build_backbone("r21d-vcop", base_width=2, **({"in_channels": 2} if channels == 2 else {}))
+        save_weights(tmp_path / "w", backbone)
+        assert load_weights(tmp_path / "w").in_channels == channels
+        into = build_backbone("r21d-vcop", base_width=2, in_channels=other)
+        with pytest.raises(UserError, match=rf"clips of {channels} channels.*set backbone\.in_channels={channels}"):
+            load_weights(tmp_path / "w", into=into)
+
+
 def test_another_size_is_refused_with_both_shapes(tmp_path):
     save_weights(tmp_path / "w", build_backbone("c3d-bn", base_width=2))
     with pytest.raises(UserError, match=r"other shape +conv1\.weight +4x3x3x3x3 +2x3x3x3x3"):
@@ -121,7 +131,7 @@ def test_only_named_backbones_with_plain_options_are_saved(tmp_path):
 
 def test_reference_state_dicts_are_matched_strictly():
     state = filled(shapes("pace-r3d"))
-    with pytest.raises(UserError, match="allowed: pace-c3d, pace-r3d, pace-r21d, pace-s3dg"):
+    with pytest.raises(UserError, match="allowed: pace-c3d, .*statistics-r21d"):
         load_reference("pace-c3", state)
     with pytest.raises(UserError, match="pass its entry 'state_dict'"):
         load_reference("pace-r3d", {"epoch": 3, "state_dict": state})

@@ -30,7 +30,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:
     Args:
         name: a key of `BACKBONES`, or a user's `file.py:Name` or `package.module:Name`: a class or function that
             takes keyword options and gives a `Backbone`.
-        options: that builder's own; all four here have `base_width` and `convention`, the residual ones `blocks`.
+        options: that builder's own; all four here have `base_width`, `convention` and `in_channels`, the residual
+            ones `blocks`.
 
     Raises:
         UserError: unknown name or option (naming the nearest), or a value the builder refuses.

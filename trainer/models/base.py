@@ -62,6 +62,9 @@ class InputConvention:
 BGR_255 = InputConvention(channels="bgr", scale=255.0)
 """Raw BGR of 0..255, as the pace reference reads it with cv2 and feeds it (reference/pace.md section 11.4)."""
 
+CHANNELS = {3: "RGB", 2: "flow"}
+"""What a clip of so many channels is."""
+
 Convention: TypeAlias = InputConvention | Mapping[str, Any]
 
 
@@ -87,20 +90,23 @@ class Backbone(nn.Module):
 
     Attributes:
         width: D, length of the pooled vector.
-        convention: how pixels must be given to it.
+        convention: how pixels must be given to it; of RGB only.
+        in_channels: C, 3 for RGB or 2 for flow (u and v as `trainer.augment.augment` gives them).
         minimum: smallest clip, (T,H,W), that leaves something at the last stage.
         id, options: what `build_backbone` was called with; stored with the weights.
     """
 
     width: int
     convention: InputConvention
+    in_channels: int
     minimum: ClassVar[tuple[int, int, int]] = (1, 1, 1)
     id: str | None = None
     options: Mapping[str, Any]
 
-    def __init__(self, *, width: int, convention: Convention = BGR_255) -> None:
+    def __init__(self, *, width: int, convention: Convention = BGR_255, in_channels: int = 3) -> None:
         super().__init__()
         self.width = width
+        self.in_channels = check_in_channels(in_channels)
         self.convention = InputConvention.of(convention)
         self.options = {}
 
@@ -109,14 +115,20 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, clip_BCTHW: Tensor) -> Features:
-        """Features of normalised clips (B,3,T,H,W).
+        """Features of normalised clips (B,C,T,H,W).
 
         Raises:
             UserError: not of that shape, or smaller than `minimum`.
         """
         shape = tuple(clip_BCTHW.shape)
-        if len(shape) != 5 or shape[1] != 3:
-            raise UserError(f"a backbone takes clips of shape (B,3,T,H,W); got {shape}")
+        if len(shape) != 5 or shape[1] != self.in_channels:
+            remedy = ""
+            if len(shape) == 5 and shape[1] in CHANNELS:
+                remedy = (
+                    f": it was made for {CHANNELS[self.in_channels]} and these are {CHANNELS[shape[1]]}. Set "
+                    f"backbone.in_channels={shape[1]}, or data.column to a column of {CHANNELS[self.in_channels]}"
+                )
+            raise UserError(f"this backbone takes clips of shape (B,{self.in_channels},T,H,W); got {shape}{remedy}")
         if any(size < least for size, least in zip(shape[2:], self.minimum, strict=True)):
             need, got = (" x ".join(map(str, sizes)) for sizes in (self.minimum, shape[2:]))
             raise UserError(
@@ -127,6 +139,13 @@ class Backbone(nn.Module):
         last = next(reversed(maps.values()))
         # Half precision would leave 8 bits of a feature that retrieval compares.
         return Features(maps, last.mean((2, 3, 4), dtype=torch.promote_types(last.dtype, torch.float32)))
+
+
+def check_in_channels(in_channels: int) -> int:
+    """`in_channels` when it is that of a kind of clips."""
+    if in_channels not in CHANNELS or isinstance(in_channels, bool):
+        raise UserError(f"backbone.in_channels is {in_channels!r}; allowed: 3 (RGB), 2 (flow)")
+    return in_channels
 
 
 def check_base_width(base_width: int) -> int:

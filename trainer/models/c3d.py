@@ -26,13 +26,14 @@ class C3D(Backbone):
     Args:
         base_width: channels of the first stage; 64 is the reference.
         convention: how pixels are given.
+        in_channels: 3 for RGB, 2 for flow.
     """
 
     minimum = (8, 16, 16)
 
-    def __init__(self, *, base_width: int = 64, convention: Convention = BGR_255) -> None:
-        super().__init__(width=8 * check_base_width(base_width), convention=convention)
-        before = 3
+    def __init__(self, *, base_width: int = 64, convention: Convention = BGR_255, in_channels: int = 3) -> None:
+        super().__init__(width=8 * check_base_width(base_width), convention=convention, in_channels=in_channels)
+        before = in_channels
         for layers in STAGES.values():
             for name, factor in layers:
                 self.add_module(f"conv{name}", nn.Conv3d(before, factor * base_width, 3, padding=1))

@@ -77,17 +77,20 @@ class ResNet3d(Backbone):
             R(2+1)D-18, have (1,1,1,1) (reference/models.md section 12).
         base_width: channels of stem and first stage; 64 is the reference.
         convention: how pixels are given.
+        in_channels: 3 for RGB, 2 for flow.
     """
 
-    def __init__(self, *, conv: Conv, blocks: Sequence[int], base_width: int, convention: Convention) -> None:
-        super().__init__(width=8 * check_base_width(base_width), convention=convention)
+    def __init__(
+        self, *, conv: Conv, blocks: Sequence[int], base_width: int, convention: Convention, in_channels: int
+    ) -> None:
+        super().__init__(width=8 * check_base_width(base_width), convention=convention, in_channels=in_channels)
         if (
             not isinstance(blocks, Sequence)
             or len(blocks) != 4
             or not all(isinstance(n, int) and n >= 1 for n in blocks)
         ):
             raise UserError(f"backbone.blocks is {blocks!r}; four whole numbers of at least 1, such as [1, 1, 1, 1]")
-        self.stem = conv_bn(conv(3, base_width, (3, 7, 7), (1, 2, 2)), base_width)
+        self.stem = conv_bn(conv(in_channels, base_width, (3, 7, 7), (1, 2, 2)), base_width)
         before = base_width
         for stage, count in enumerate(blocks):
             width, stride = base_width * 2**stage, (1, 1, 1) if stage == 0 else (2, 2, 2)
@@ -105,14 +108,26 @@ class ResNet3d(Backbone):
 
 
 def r3d_vcop(
-    *, blocks: Sequence[int] = (1, 1, 1, 1), base_width: int = 64, convention: Convention = BGR_255
+    *,
+    blocks: Sequence[int] = (1, 1, 1, 1),
+    base_width: int = 64,
+    convention: Convention = BGR_255,
+    in_channels: int = 3,
 ) -> ResNet3d:
     """R3D of Pace and STS (`models/r3d.py`): full 3x3x3 convolutions."""
-    return ResNet3d(conv=full_conv, blocks=blocks, base_width=base_width, convention=convention)
+    return ResNet3d(
+        conv=full_conv, blocks=blocks, base_width=base_width, convention=convention, in_channels=in_channels
+    )
 
 
 def r21d_vcop(
-    *, blocks: Sequence[int] = (1, 1, 1, 1), base_width: int = 64, convention: Convention = BGR_255
+    *,
+    blocks: Sequence[int] = (1, 1, 1, 1),
+    base_width: int = 64,
+    convention: Convention = BGR_255,
+    in_channels: int = 3,
 ) -> ResNet3d:
     """R(2+1)D of Pace, STS and RSPNet (`models/r21d.py`): every convolution factorised."""
-    return ResNet3d(conv=factorised_conv, blocks=blocks, base_width=base_width, convention=convention)
+    return ResNet3d(
+        conv=factorised_conv, blocks=blocks, base_width=base_width, convention=convention, in_channels=in_channels
+    )

@@ -94,9 +94,10 @@ class S3DG(Backbone):
     Args:
         base_width: channels of the stem; 64 is the reference. All widths scale with it, rounded down, at least 1.
         convention: how pixels are given.
+        in_channels: 3 for RGB, 2 for flow.
     """
 
-    def __init__(self, *, base_width: int = 64, convention: Convention = BGR_255) -> None:
+    def __init__(self, *, base_width: int = 64, convention: Convention = BGR_255, in_channels: int = 3) -> None:
         def scaled(width: int) -> int:
             return max(1, width * check_base_width(base_width) // 64)
 
@@ -105,8 +106,8 @@ class S3DG(Backbone):
         for name, widths in MIXED.items():
             blocks[name] = Inception(channels, tuple(scaled(width) for width in widths))
             channels = blocks[name].width
-        super().__init__(width=channels, convention=convention)
-        self.stem = ConvUnit(3, scaled(64), (3, 7, 7), 2)
+        super().__init__(width=channels, convention=convention, in_channels=in_channels)
+        self.stem = ConvUnit(in_channels, scaled(64), (3, 7, 7), 2)
         self.conv_2b = ConvUnit(scaled(64), scaled(64))
         self.conv_2c = separable_unit(scaled(64), scaled(192))
         self.gate = Gate(scaled(192))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from shards.errors import StorageError, UserError
 from shards.publish import Aside
-from trainer.models import build_backbone
-from trainer.models.base import Backbone, InputConvention
+from trainer.models import BACKBONES, build_backbone
+from trainer.models.base import CHANNELS, Backbone, InputConvention
 from trainer.models.references import REFERENCES, strip_prefixes
 
 FORMAT = "vidprep-backbone"  # the one metadata entry, JSON: safetensors writes several in random order
@@ -134,6 +134,7 @@ def load_weights(path: str | Path, *, into: Backbone | None = None) -> Backbone:
         )
     else:
         backbone = into
+    _check_channels(path, name, options, backbone)
     load_strict(
         backbone,
         tensors,
@@ -142,6 +143,16 @@ def load_weights(path: str | Path, *, into: Backbone | None = None) -> Backbone:
     )
     backbone.convention = convention
     return backbone
+
+
+def _check_channels(path: str | Path, name: str, options: Mapping[str, Any], into: Backbone) -> None:
+    found = options.get("in_channels", 3)
+    if name in BACKBONES and found != into.in_channels:
+        raise UserError(
+            f"{path} holds weights for clips of {found} channels ({CHANNELS[found]}), this backbone takes "
+            f"{into.in_channels} ({CHANNELS[into.in_channels]}); set backbone.in_channels={found} and data.column to a "
+            f"column of {CHANNELS[found]}, or choose other weights"
+        )
 
 
 def load_strict(module: nn.Module, found: Mapping[str, Tensor], *, what: str, remedy: str) -> None:
