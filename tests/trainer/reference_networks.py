@@ -9,18 +9,69 @@ import torch
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Network → clip shape → logits.
-LOGITS = {
-    "pace-c3d": {(1, 3, 16, 112, 112): [-3.946038, -1.771864, 1.994316, -6.141254]},
-    "pace-r3d": {(1, 3, 16, 112, 112): [-5.890248, 2.064796, 5.710398, -1.161011]},
-    "pace-r21d": {(1, 3, 16, 112, 112): [-5.325379, -9.273661, -8.246245, -2.891825]},
+Outputs = dict[str, list[float]]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split()]
+
+
+# Network → clip shape → output → values.
+OUTPUTS: dict[str, dict[tuple[int, ...], Outputs]] = {
+    "pace-c3d": {(1, 3, 16, 112, 112): {"logits": [-3.946038, -1.771864, 1.994316, -6.141254]}},
+    "pace-r3d": {(1, 3, 16, 112, 112): {"logits": [-5.890248, 2.064796, 5.710398, -1.161011]}},
+    "pace-r21d": {(1, 3, 16, 112, 112): {"logits": [-5.325379, -9.273661, -8.246245, -2.891825]}},
     "pace-s3dg": {
-        (1, 3, 16, 112, 112): [0.07805968, -0.02085534, -0.1873412, -0.0964295],
-        (1, 3, 16, 224, 224): [0.05166734, -0.05352232, -0.1790565, -0.1201756],
+        (1, 3, 16, 112, 112): {"logits": [0.07805968, -0.02085534, -0.1873412, -0.0964295]},
+        (1, 3, 16, 224, 224): {"logits": [0.05166734, -0.05352232, -0.1790565, -0.1201756]},
+    },
+    "statistics-c3d": {
+        (1, 3, 16, 112, 112): {
+            "motion": _numbers(
+                "-12.71863 -14.94629 5.453203 6.052188 8.217311 11.84831 -1.674611 6.15431 8.069415 3.357907 "
+                "1.493695 3.39106 11.28488 2.316041"
+            ),
+            "appearance": _numbers(
+                "3.932194 2.081852 5.96108 -1.519629 8.331566 7.45378 -6.225813 -5.517927 -0.227218 10.81817 "
+                "-14.77668 0.7305474 3.589863"
+            ),
+        }
+    },
+    "statistics-r3d": {
+        (1, 3, 16, 112, 112): {
+            "motion": _numbers(
+                "5.342145 -1.531533 -2.728346 7.931813 12.59123 1.45861 7.511937 3.158261 2.212872 1.742492 "
+                "-0.5112567 1.440927 1.317722 -7.020323"
+            ),
+            "appearance": _numbers(
+                "-1.651739 -2.32674 -1.050795 -2.786767 0.8927842 -0.7982762 3.053146 -5.151856 -4.696044 2.150675 "
+                "-2.087639 -1.166541 -0.2069061"
+            ),
+        }
+    },
+    "statistics-r21d": {
+        (1, 3, 16, 112, 112): {
+            "motion": _numbers(
+                "-4.22789 -3.365658 3.629018 22.38349 4.955562 11.27068 14.57141 -10.28476 1.357375 1.855047 "
+                "16.45596 -4.036752 10.18843 -5.250362"
+            ),
+            "appearance": _numbers(
+                "-1.959515 9.377845 -4.632786 -7.877102 -5.435102 14.09814 4.14266 -5.391335 -1.89772 17.19427 "
+                "-1.600964 -22.63801 5.355004"
+            ),
+        }
     },
 }
 
-PARAMETERS = {"pace-c3d": 27_663_492, "pace-r3d": 14_363_844, "pace-r21d": 14_367_355, "pace-s3dg": 9_129_172}
+PARAMETERS = {
+    "pace-c3d": 27_663_492,
+    "pace-r3d": 14_363_844,
+    "pace-r21d": 14_367_355,
+    "pace-s3dg": 9_129_172,
+    "statistics-c3d": 27_675_291,
+    "statistics-r3d": 14_375_643,
+    "statistics-r21d": 14_379_154,
+}
 
 
 def filled(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -46,10 +97,15 @@ def clip(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def shapes(name: str) -> Shapes:
-    """Key → shape of the reference's state dict (reference/pace.md section 8)."""
-    trunk = {"pace-c3d": _c3d, "pace-r3d": _r3d, "pace-r21d": _r21d, "pace-s3dg": _s3dg}[name]
-    head, width = ("fc", 1024) if name == "pace-s3dg" else ("linear", 512)
-    return {**dict(trunk()), f"{head}.weight": (4, width), f"{head}.bias": (4,)}
+    """Key → shape of the reference's state dict (reference/pace.md section 8, statistics.md section 9)."""
+    method, network = name.split("-")
+    trunk = {"c3d": _c3d, "r3d": _r3d, "r21d": _r21d, "s3dg": _s3dg}[network]
+    width = 1024 if network == "s3dg" else 512
+    pace = {"fc" if network == "s3dg" else "linear": 4}
+    state = dict(trunk())
+    for head, rows in {"pace": pace, "statistics": {"motion_linear": 14, "app_linear": 13}}[method].items():
+        state |= {f"{head}.weight": (rows, width), f"{head}.bias": (rows,)}
+    return state
 
 
 def _bn(prefix: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -72,11 +72,16 @@ S3DG_PACE: Renames = (
     (r"\.(conv|bn)1\.", r".\1."),
 )
 
+STATISTICS = {"motion": "motion_linear", "appearance": "app_linear"}
+
 REFERENCES: dict[str, Reference] = {
     "pace-c3d": Reference(backbone="c3d-bn", convention=BGR_255, heads={"logits": "linear"}),
     "pace-r3d": Reference(backbone="r3d-vcop", convention=BGR_255, heads={"logits": "linear"}, renames=VCOP),
     "pace-r21d": Reference(backbone="r21d-vcop", convention=BGR_255, heads={"logits": "linear"}, renames=VCOP),
     "pace-s3dg": Reference(backbone="s3dg-pace", convention=BGR_255, heads={"logits": "fc"}, renames=S3DG_PACE),
+    "statistics-c3d": Reference(backbone="c3d-bn", convention=BGR_255, heads=STATISTICS),
+    "statistics-r3d": Reference(backbone="r3d-vcop", convention=BGR_255, heads=STATISTICS, renames=VCOP),
+    "statistics-r21d": Reference(backbone="r21d-vcop", convention=BGR_255, heads=STATISTICS, renames=VCOP),
 }
 
 
