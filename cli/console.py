@@ -177,3 +177,8 @@ def parse_pair(text: str) -> tuple[str, int | float | str]:
         except ValueError:
             continue
     return key, value
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """ "rgb,flow" → ("rgb", "flow")."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Events, human_bytes, parse_bytes, parse_share, parse_size, print_table
+from cli.console import (
+    Events,
+    human_bytes,
+    parse_bytes,
+    parse_names,
+    parse_pair,
+    parse_resize,
+    parse_share,
+    parse_size,
+    print_table,
+)
 from cli.types import Parsed
 
 if TYPE_CHECKING:
@@ -43,8 +53,36 @@ if TYPE_CHECKING:
     show_default=True,
     help="Give a video up that yields no new frame for this many seconds.",
 )
+@click.option(
+    "--columns",
+    type=Parsed(parse_names, "NAMES"),
+    default="rgb",
+    show_default=True,
+    help="Columns to make: rgb, or rgb,flow, or rgb,flow,statistics.",
+)
+@click.option(
+    "--flow",
+    type=Parsed(parse_pair, "KEY=VALUE"),
+    multiple=True,
+    help="Option of vidprep flow, such as method=dis; may be repeated.",
+)
+@click.option(
+    "--labels",
+    type=Parsed(parse_pair, "KEY=VALUE"),
+    multiple=True,
+    help="Option of vidprep labels, such as crop=224; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Decode 20 videos, say what a whole run needs, write nothing.")
-def pack(manifest: Path, dest: str, dry_run: bool, max_bad: float, name: str | None, **options: Any) -> int:
+def pack(
+    manifest: Path,
+    dest: str,
+    dry_run: bool,
+    max_bad: float,
+    name: str | None,
+    flow: tuple[tuple[str, Any], ...],
+    labels: tuple[tuple[str, Any], ...],
+    **options: Any,
+) -> int:
     """Decode the videos of MANIFEST into the data set DEST.
 
     Whatever ends a run, the same command goes on where it stopped. Videos that give no frame are recorded and
@@ -53,6 +91,7 @@ def pack(manifest: Path, dest: str, dry_run: bool, max_bad: float, name: str | N
     from vidprep.pack import estimate_pack
     from vidprep.pack import pack as run
 
+    options |= {"flow": dict(flow), "labels": _label_options(labels)}
     if dry_run:
         needs = estimate_pack(manifest, dest, **options)
         _print_dry_run(needs, dest)
@@ -62,10 +101,18 @@ def pack(manifest: Path, dest: str, dry_run: bool, max_bad: float, name: str | N
     return 0
 
 
+def _label_options(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return {key: parse_resize(str(value)) if key == "resize" else value for key, value in pairs}
+
+
 def _print_dry_run(needs: DryRun, dest: str) -> None:
     rows = [
         ("videos measured", f"{needs.measured} of {needs.videos:,}, {needs.bad} bad"),
         ("rgb column", f"{human_bytes(needs.rgb_bytes)} in {needs.shards} shards"),
+        *(
+            (f"{name} column", f"{human_bytes(size)}, {hours:.3g} core-hours of those below")
+            for name, (size, hours) in needs.columns.items()
+        ),
         ("indexes", human_bytes(needs.index_bytes)),
         ("scratch space", f"{human_bytes(needs.scratch_bytes)} (unfinished shards, part of the above)"),
         ("free at DEST", human_bytes(needs.free_bytes)),
@@ -74,7 +121,7 @@ def _print_dry_run(needs: DryRun, dest: str) -> None:
     ]
     print_table("vidprep pack --dry-run", ("what", "estimate"), rows)
     if not needs.fits:
-        wanted = human_bytes(needs.rgb_bytes + needs.index_bytes)
+        wanted = human_bytes(needs.bytes)
         click.echo(
             f"error: {wanted} do not fit on the disk of {dest} ({human_bytes(needs.free_bytes)} free); free some "
             "space, choose another destination, or store less with --short-side, --fps or --quality",

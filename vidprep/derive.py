@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,42 @@ def add_flow(
         DataError: stored frames are damaged.
         StorageError: the destination cannot be read or written.
     """
-    if method == "tvl1":
-        options = {"backend": backend, **options}
-    elif backend != "auto":
-        raise UserError(f"backend {backend!r} is one of tvl1; method {method} has no backends")
-    maker = FlowMaker(method=method, options=options, codec=codec, bound=bound, source=source)
+    maker = flow_maker(method=method, backend=backend, codec=codec, bound=bound, source=source, **options)
     maker.probe()
     if workers is None and maker.options.get("backend") in _ON_GPU:
         workers = 1
     return _derive(dest, maker, column, "vidprep flow", workers=workers, timeout=timeout, tell=on_event or ignore)
+
+
+def flow_maker(
+    *,
+    method: str = "tvl1",
+    backend: str = "auto",
+    codec: str = "byte",
+    bound: float = 20.0,
+    source: str = "rgb",
+    **options: Any,
+) -> FlowMaker:
+    """The maker of a flow column; arguments as for `add_flow`. Raises UserError: wrong options."""
+    if method == "tvl1":
+        options = {"backend": backend, **options}
+    elif backend != "auto":
+        raise UserError(f"backend {backend!r} is one of tvl1; method {method} has no backends")
+    return FlowMaker(method=method, options=options, codec=codec, bound=bound, source=source)
+
+
+def label_maker(
+    *,
+    crop: int = 112,
+    window: int = 16,
+    resize: tuple[int, int] | int | None = (128, 171),
+    **options: Any,
+) -> LabelMaker:
+    """The maker of a statistics column; arguments as for `add_labels`. Raises UserError: wrong options."""
+    unknown = sorted(set(options) - {field.name for field in fields(LabelMaker)})
+    if unknown:
+        raise UserError(f"unknown label option {unknown[0]!r}; see vidprep labels --help")
+    return LabelMaker(geometry=TableGeometry(window=window, resize=resize, crop=crop), **options)
 
 
 def add_labels(
@@ -139,8 +166,10 @@ def add_labels(
         DataError: a stored column is damaged.
         StorageError: the destination cannot be read or written.
     """
-    maker = LabelMaker(
-        geometry=TableGeometry(window=window, resize=resize, crop=crop),
+    maker = label_maker(
+        window=window,
+        resize=resize,
+        crop=crop,
         stride=stride,
         views=views,
         variant=variant,

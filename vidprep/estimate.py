@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from shutil import disk_usage
@@ -13,6 +13,8 @@ from statistics import fmean
 from shards.errors import StorageError
 from shards.index import FRAME, MEMBER, SAMPLE
 from shards.procs import Lost, run_tasks
+from vidprep.deriving.flow import FlowMaker
+from vidprep.deriving.labels import LabelMaker
 from vidprep.packing.options import PackOptions
 from vidprep.packing.work import Measure, MeasureTask
 from vidprep.records import Video
@@ -31,6 +33,7 @@ class Estimate:
         measured: how many videos were decoded; bad: how many of these gave no frame.
         frames, payload: stored frames of a video and the bytes of their JPEGs.
         seconds: processor time of a video.
+        columns: bytes and seconds of the derived columns of a video.
     """
 
     measured: int
@@ -38,6 +41,7 @@ class Estimate:
     frames: float
     payload: float
     seconds: float
+    columns: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def bytes_per_video(self, options: PackOptions) -> float:
         """In tars and indexes."""
@@ -57,7 +61,8 @@ class DryRun:
         rgb_bytes: of the rgb column's tars; index_bytes: of its indexes.
         scratch_bytes: the part of these that unfinished shards hold at any time.
         free_bytes: on the destination's disk.
-        core_hours: processor time; wall_hours: at the given number of workers.
+        core_hours: processor time of all columns; wall_hours: at the given number of workers.
+        columns: bytes and core-hours of every derived column.
         bad: of the measured videos.
     """
 
@@ -72,10 +77,16 @@ class DryRun:
     core_hours: float
     wall_hours: float
     workers: int
+    columns: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> float:
+        """Of everything."""
+        return self.rgb_bytes + self.index_bytes + sum(size for size, _ in self.columns.values())
 
     @property
     def fits(self) -> bool:
-        return self.rgb_bytes + self.index_bytes <= self.free_bytes
+        return self.bytes <= self.free_bytes
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -85,18 +96,29 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def measure_videos(
-    videos: Sequence[Video], options: PackOptions, *, workers: int, limit: int | None, timeout: float
+    videos: Sequence[Video],
+    options: PackOptions,
+    *,
+    workers: int,
+    limit: int | None,
+    timeout: float,
+    flow: FlowMaker | None = None,
+    labels: LabelMaker | None = None,
 ) -> Estimate:
     """Decode the given videos in worker processes.
 
     Args:
         limit: decode at most this many frames of a video and extend by what its header says.
         timeout: seconds without a frame after which a video counts as bad.
+        flow, labels: measure these columns too.
 
     Raises:
         StorageError: videos cannot be read.
     """
-    tasks = [MeasureTask(number=i, video=v, options=options, limit=limit) for i, v in enumerate(videos)]
+    tasks = [
+        MeasureTask(number=i, video=v, options=options, limit=limit, flow=flow, labels=labels)
+        for i, v in enumerate(videos)
+    ]
     lost: list[Measure] = []
 
     def give_up(it: Lost) -> MeasureTask | None:
@@ -114,7 +136,16 @@ def measure_videos(
         frames=fmean(m.frames for m in measures),
         payload=fmean(m.payload for m in measures),
         seconds=fmean(m.seconds for m in measures),
+        columns={
+            name: _mean_cost([m.columns.get(name, (0.0, 0.0)) for m in measures])
+            for name, maker in (("flow", flow), ("statistics", labels))
+            if maker is not None
+        },
     )
+
+
+def _mean_cost(costs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return fmean(size for size, _ in costs), fmean(seconds for _, seconds in costs)
 
 
 def shard_bounds(videos: int, estimate: Estimate, options: PackOptions) -> list[tuple[int, int]]:
@@ -133,7 +164,8 @@ def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: Path
     shards = len(shard_bounds(videos, estimate, options))
     index = videos * estimate.index_bytes()
     rgb = videos * estimate.bytes_per_video(options) - index
-    hours = videos * estimate.seconds / 3600
+    columns = {name: (videos * size, videos * cost / 3600) for name, (size, cost) in estimate.columns.items()}
+    hours = videos * estimate.seconds / 3600 + sum(cost for _, cost in columns.values())
     return DryRun(
         videos=videos,
         shards=shards,
@@ -146,6 +178,7 @@ def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: Path
         core_hours=hours,
         wall_hours=hours / min(workers, shards),
         workers=workers,
+        columns=columns,
     )
 
 

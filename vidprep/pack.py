@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from shards.plan import NAME as PLAN
 from shards.plan import Plan, read_plan, write_plan
 from shards.receipts import Receipt, Verdict, stem
 from shards.storage import Storage, open_storage
+from vidprep.derive import add_flow, add_labels, flow_maker, label_maker
+from vidprep.deriving.flow import FlowMaker
+from vidprep.deriving.labels import LabelMaker
 from vidprep.estimate import DryRun, dry_run, measure_videos, shard_bounds, spread
 from vidprep.packing.options import PackOptions, check_same
 from vidprep.packing.planning import Manifest, entries, read_whole_manifest, shards_of
@@ -38,6 +42,7 @@ _MEASURED = 8  # videos, for the plan's estimate
 _MEASURED_FRAMES = 256  # of each of them
 _DRY_RUN = 20  # videos
 _FIRST_FEW = 5
+_COLUMNS = ("rgb", "flow", "statistics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,9 @@ def pack(
     workers: int | None = None,
     max_bad: float = 0.02,
     timeout: float = 600,
+    columns: Sequence[str] = ("rgb",),
+    flow: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
 ) -> PackReport:
     """Decode the videos of a manifest into a data set; going on where an earlier run stopped.
@@ -107,6 +115,9 @@ def pack(
         workers: processes; one a core by default.
         max_bad: share of videos without a frame above which no data set is published.
         timeout: seconds without a new frame after which a video is given up.
+        columns: "rgb", and "flow" and "statistics" to add these columns as `vidprep.derive.add_flow` and `add_labels`
+            do, with the same bytes.
+        flow, labels: arguments of these two functions.
         on_event: receives dicts with "event": "plan", "start", "progress", "shard", "verdict" or "done".
 
     Raises:
@@ -126,7 +137,9 @@ def pack(
         segment_frames=segment_frames,
     )
     tell = on_event or ignore
-    workers = worker_count(workers)
+    flow, labels = dict(flow or {}), dict(labels or {})
+    makers(columns, flow, labels)  # wrong options are found before hours of work
+    workers, derivers = worker_count(workers), workers
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     storage.create(PLAN).discard()  # a destination that cannot be written is found before hours of work
     if not storage.exists(PLAN):
@@ -150,7 +163,25 @@ def pack(
     finalize(storage)
     report = _report(storage, videos, run.receipts, options, seconds=time.monotonic() - began)
     tell({"event": "done", "message": str(report), **asdict(report)})
+    for column, add, given in (("flow", add_flow, flow), ("statistics", add_labels, labels)):
+        if column in columns:
+            add(dest, workers=derivers, timeout=timeout, on_event=on_event, **given)
     return report
+
+
+def makers(
+    columns: Sequence[str], flow: Mapping[str, Any], labels: Mapping[str, Any]
+) -> tuple[FlowMaker | None, LabelMaker | None]:
+    """What makes the columns that are asked for. Raises UserError: unknown columns, wrong options."""
+    unknown = [name for name in columns if name not in _COLUMNS]
+    if unknown or "rgb" not in columns:
+        raise UserError(f"columns are {', '.join(columns)}; allowed are rgb, flow and statistics, and always rgb")
+    if "statistics" in columns and "flow" not in columns:
+        raise UserError("statistics are computed from flow: give the columns rgb,flow,statistics")
+    maker = flow_maker(**flow) if "flow" in columns else None
+    if maker is not None:
+        maker.probe()
+    return maker, label_maker(**labels) if "statistics" in columns else None
 
 
 def estimate_pack(
@@ -167,8 +198,13 @@ def estimate_pack(
     classes: str | Path | None = None,
     workers: int | None = None,
     timeout: float = 600,
+    columns: Sequence[str] = ("rgb",),
+    flow: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> DryRun:
     """Decode 20 evenly spaced videos and say what `pack` with these arguments would need; writes nothing.
+
+    Derived columns are measured on a few frames of each.
 
     Raises:
         UserError: wrong options or manifest.
@@ -186,7 +222,10 @@ def estimate_pack(
     place = Path(open_storage(dest).url)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     picked = videos.at(spread(videos.videos, _DRY_RUN))
-    estimate = measure_videos(picked, options, workers=workers, limit=None, timeout=timeout)
+    flow_by, labels_by = makers(columns, flow or {}, labels or {})
+    estimate = measure_videos(
+        picked, options, workers=workers, limit=None, timeout=timeout, flow=flow_by, labels=labels_by
+    )
     return dry_run(videos.videos, estimate, options, dest=place, workers=workers)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.dataset import Dataset
-from shards.errors import DataError, UserError
-from shards.flow import CODECS, QUALITY, Byte, codec_of
+from shards.errors import UserError
+from shards.flow import CODECS, QUALITY, Byte, Codec, codec_of
 from vidprep.deriving.work import BadSample, Made
 from vidprep.flow.backends import BACKENDS, choose_backend
 from vidprep.flow.methods import METHODS
@@ -84,6 +85,15 @@ class FlowMaker:
             codec["quality"] = QUALITY
         return {"method": self.method, **options, **codec}
 
+    def encode(self, grey: npt.NDArray[np.uint8], codec: Codec) -> tuple[list[bytes], float]:
+        """Planes u0, v0, u1, v1, … of the flow between (T,H,W) frames, and the share of clipped components.
+
+        Raises:
+            UserError: the method cannot do it with such frames, or gave values that are not finite.
+        """
+        fields, clipped = codec.quantise(METHODS[self.method](grey, **self.options))
+        return [codec.encode(plane) for pair in fields for plane in pair], clipped
+
     def make(self, dataset: Dataset, i: int, told: Callable[[int], None]) -> Made:
         record = dataset.record(i, self.source)
         frames, height, width = (int(record[name]) for name in ("frames", "height", "width"))
@@ -96,16 +106,11 @@ class FlowMaker:
             stop = min(start + _PAIRS, frames - 1)
             grey = dataset.grey(i, range(start, stop + 1), column=self.source)
             try:
-                flow = METHODS[self.method](grey, **self.options)
-            except DataError:
-                raise
+                encoded, share = self.encode(grey, codec)
             except UserError as error:
-                raise BadSample("no-flow", str(error)) from error
-            if not np.isfinite(flow).all():
-                raise BadSample("no-flow", f"{self.method} gave values that are not finite from frame {start} on")
-            fields, share = codec.quantise(flow)
+                raise BadSample("no-flow", f"from frame {start} on: {error}") from error
             clipped += share * (stop - start)
-            planes += [codec.encode(plane) for pair in fields for plane in pair]
+            planes += encoded
             told(stop)
         share = clipped / (frames - 1)
         warning = (

@@ -84,7 +84,7 @@ class LabelMaker:
     def make(self, dataset: Dataset, i: int, told: Callable[[int], None]) -> Made:
         record, crop = dataset.record(i, self.rgb), self.geometry.crop
         frames = int(record["frames"])
-        starts = self._starts(frames)
+        starts = self.starts(frames)
         if not starts:
             need = self.geometry.window + (1 if self.variant == "reference" else 0)
             raise BadSample("too-short", f"it has {frames} frames; a window needs {need}")
@@ -125,7 +125,8 @@ class LabelMaker:
         motion = motion_labels(flow, variant=self.variant, frames=self.geometry.window, quantum=1.0)
         return np.concatenate([motion, appearance_labels(clip, variant=self.variant)])
 
-    def _starts(self, frames: int) -> range:
+    def starts(self, frames: int) -> range:
+        """First frames of the windows of a video."""
         # The reference sums a field that leads out of the window, so its last window ends one frame earlier.
         last = frames - self.geometry.window - (1 if self.variant == "reference" else 0)
         return range(0, last + 1, self.stride)

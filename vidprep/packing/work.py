@@ -13,6 +13,9 @@ from shards.procs import notify
 from shards.receipts import Receipt, Verdict, package_versions
 from shards.storage import open_storage
 from shards.tarwriter import ShardWriter
+from vidprep.deriving.flow import FlowMaker
+from vidprep.deriving.labels import LabelMaker
+from vidprep.deriving.measure import flow_cost, label_cost
 from vidprep.packing.encode import Encoded, encode, samples
 from vidprep.packing.options import PackOptions
 from vidprep.records import Video
@@ -90,12 +93,14 @@ def _report(at: Progress, frames: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureTask:
-    """One video to measure; `limit`: decode at most this many frames of it."""
+    """One video to measure; `limit`: decode at most this many frames of it; `flow`, `labels`: measure these too."""
 
     number: int
     video: Video
     options: PackOptions
     limit: int | None
+    flow: FlowMaker | None = None
+    labels: LabelMaker | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,7 @@ class Measure:
         number: of its task.
         frames, payload: stored frames and their bytes, extended from the measured part to the whole video.
         seconds: of processor time, extended likewise.
+        columns: bytes and seconds of derived columns, extended likewise.
         bad: code of the verdict, None where there is none.
     """
 
@@ -113,6 +119,7 @@ class Measure:
     frames: float
     payload: float
     seconds: float
+    columns: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     bad: str | None = None
 
 
@@ -127,11 +134,18 @@ def measure(task: MeasureTask) -> Measure:
     share = 1.0
     if task.limit is not None and len(encoded.facts.times_us) >= task.limit:
         share = max(1.0, _expected_frames(task.video, encoded) / task.limit)
+    seconds = (time.process_time() - began) * share
+    columns: dict[str, tuple[float, float]] = {}
+    if task.flow is not None:
+        columns["flow"] = flow_cost(encoded.frames, task.flow)
+    if task.labels is not None:
+        columns["statistics"] = label_cost(encoded.frames, task.labels)
     return Measure(
         number=task.number,
         frames=len(encoded.frames) * share,
         payload=sum(map(len, encoded.frames)) * share,
-        seconds=(time.process_time() - began) * share,
+        seconds=seconds,
+        columns={name: (size * share, cost * share) for name, (size, cost) in columns.items()},
     )
 
 
