@@ -1,0 +1,1 @@
+"""Pictures of what a data set holds: frames, flow fields and statistics labels, put together by `vidprep.preview`."""
