@@ -119,6 +119,11 @@ class Dataset:
         return self.meta.samples
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the open columns, the main one first."""
+        return tuple(self._columns)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of their indices."""
         return self.meta.classes

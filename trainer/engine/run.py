@@ -141,7 +141,7 @@ class _Start:
         if recipe.train.validation is not None:
             dataset.select(split=recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
         length = Length.of(recipe, samples=len(loader.samples))
-        described = describe_data(dataset, loader.samples)
+        described = describe_data(loader.dataset, loader.samples)
 
         def open_run() -> tuple[Path | None, list[str]]:
             stack.enter_context(locked(run))

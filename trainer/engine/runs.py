@@ -121,7 +121,7 @@ def resume_point(
 def describe_data(dataset: Dataset, samples: IntArray) -> dict[str, Any]:
     """The data set and selection of a run: where it was, and a digest of what it is."""
     meta, digest = dataset.meta, hashlib.blake2b(digest_size=16)
-    columns = {name: (column.folder, dict(column.parameters)) for name, column in meta.columns.items() if name == "rgb"}
+    columns = {name: (meta.columns[name].folder, dict(meta.columns[name].parameters)) for name in dataset.columns}
     digest.update(json.dumps([columns, dict(meta.size), meta.classes], sort_keys=True, default=str).encode())
     digest.update(int(dataset.table.header["keys_digest"]).to_bytes(8, "little"))
     digest.update(samples.tobytes() + dataset.labels[samples].tobytes())

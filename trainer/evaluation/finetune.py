@@ -19,6 +19,7 @@ from trainer.evaluation.subject import (
     choose_split,
     complete,
     describe,
+    left_out,
     refuse_overlap,
     resolve,
     stem,
@@ -106,6 +107,7 @@ def evaluate_finetuning(
         data={"split": train_split},
         train=training,
     )
+    dataset, test_set = (it.with_columns((subject.data.column,)) for it in (dataset, test_set))
     variant = ", ".join([*([f"{views} clips"] if views != VIEWS else []), *(["logits"] if fusion == "logits" else [])])
     fresh = "random" if subject.init == "random" else ""
     run = subject.folder / FOLDER / stem("finetune", dataset, train_split, fresh)
@@ -149,6 +151,7 @@ def evaluate_finetuning(
             "videos": len(predictions.keys),
             "run": run.name,
             "steps": trained.total,
+            "notes": [*left_out(dataset, train_split), *left_out(test_set, test_split)],
         }
         name = stem("finetune", dataset, train_split, fresh, variant)
         full = complete(subject, "finetune", described, device=ranks.device, command=command)
@@ -167,5 +170,4 @@ def _describe(
         "classes": list(classes),
         "chance": 1 / len(classes),
         "results": found,
-        "notes": [],
     }

@@ -20,6 +20,7 @@ from trainer.evaluation.subject import (
     choose_split,
     complete,
     describe,
+    left_out,
     refuse_overlap,
     resolve,
     stem,
@@ -72,8 +73,8 @@ def evaluate_retrieval(
     """
     subject = resolve(str(source), init=init, recipe=recipe, overrides=overrides, out=out)
     spec = view_spec(subject.data, views=views)
-    dataset = open_dataset(data)
-    gallery = dataset if gallery_data is None else open_dataset(gallery_data)
+    dataset = open_dataset(data, columns=spec.columns)
+    gallery = dataset if gallery_data is None else open_dataset(gallery_data, columns=spec.columns)
     query_split = choose_split(dataset, query_split, ("test", "val"), option="--test-split")
     gallery_split = choose_split(gallery, gallery_split, ("train",), option="--train-split")
     if gallery.url == dataset.url:
@@ -110,7 +111,11 @@ def evaluate_retrieval(
             "gallery_split": gallery_split,
             "seed": seed if subject.init == "random" else None,
             **_numbers(result, gallery.classes),
-            "notes": _notes(dataset, found, gallery, rows, result, labels),
+            "notes": [
+                *_notes(dataset, found, gallery, rows, result, labels),
+                *left_out(dataset, query_split),
+                *left_out(gallery, gallery_split),
+            ],
             "examples": _examples(dataset, found, gallery, rows, result, labels),
         }
         fresh = "random" if subject.init == "random" else ""

@@ -156,6 +156,16 @@ def refuse_overlap(dataset: Dataset, first: str, second: str) -> None:
         )
 
 
+def left_out(dataset: Dataset, split: str) -> list[str]:
+    """A note on the videos of a split that failed in a column which the network sees, if there are any."""
+    of_split = dataset.table.mask(split)
+    failed = int((of_split & ~dataset.valid).sum())
+    if not failed:
+        return []
+    columns = ", ".join(name for name in dataset.columns)
+    return [f"{failed} of {int(of_split.sum())} videos of split {split} have nothing in column {columns}: left out."]
+
+
 def check_labelled(dataset: Dataset, split: str) -> None:
     """Refuse a split with unlabelled videos before anything is computed.
 
