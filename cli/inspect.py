@@ -98,12 +98,21 @@ def check(dest: str) -> int:
 @click.command()
 @click.argument("dest", type=str)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Image to write (.png, .jpg).")
-@click.option("--columns", default="rgb", show_default=True, help="Columns to draw, separated by commas.")
-@click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="How many clips.")
+@click.option(
+    "--columns",
+    default="rgb",
+    show_default=True,
+    help="Columns of frames, flow or statistics to draw, separated by commas.",
+)
+@click.option("--count", type=click.IntRange(min=1), help="How many clips.  [default: 24; 8 if not frames alone]")
 @click.option("--split", help="Only samples of this split.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which clips.")
-def preview(dest: str, output: Path, columns: str, count: int, split: str | None, seed: int) -> None:
-    """Draw a contact sheet of clips of the data set DEST, with their labels."""
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which clips and table rows.")
+def preview(dest: str, output: Path, columns: str, count: int | None, split: str | None, seed: int) -> None:
+    """Draw a contact sheet of clips of the data set DEST, with their labels.
+
+    Flow is drawn in the Middlebury colour wheel with its motion boundaries, a statistics table as one row: its clip
+    and the three patterns with the winning regions, directions and colours.
+    """
     import cv2
 
     from shards.dataset import open_dataset
@@ -114,7 +123,7 @@ def preview(dest: str, output: Path, columns: str, count: int, split: str | None
         raise click.BadParameter(f"{output} is neither .png nor .jpg", param_hint="--output")
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
     dataset = open_dataset(dest, columns=names)
-    sheet = contact_sheet(dataset, count=count, split=split, seed=seed)
+    sheet = contact_sheet(dataset, columns=names, count=count, split=split, seed=seed)
     _, data = cv2.imencode(output.suffix.lower(), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     try:
         output.write_bytes(data.tobytes())

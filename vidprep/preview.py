@@ -1,86 +1,161 @@
-"""Contact sheets: what a data set looks like, clip by clip.
-
-Text is drawn by OpenCV 5's TrueType fonts, which come inside its wheel and cover Latin, Greek, Cyrillic, Arabic and
-CJK letters. Pillow's built-in font has ASCII only, and other fonts would be a dependency on the system.
-"""
+"""Contact sheets: what a data set looks like, clip by clip."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.columns import COLUMNS
 from shards.dataset import Dataset, Sample
+from shards.derived import missing_column
 from shards.errors import UserError
+from shards.meta import Meta
+from vidprep.drawing.canvas import (
+    ACCENT,
+    FAINT,
+    INK,
+    LEAST,
+    LINE,
+    SMALL,
+    TEXT,
+    TITLE,
+    Image,
+    below,
+    beside,
+    fit,
+    named,
+    paper,
+    paragraph,
+    put,
+    scaled,
+    text_width,
+    write,
+)
+from vidprep.drawing.colours import wheel
+from vidprep.drawing.fields import flow_strips
+from vidprep.drawing.labelled import read_clip
+from vidprep.drawing.statistics import statistics_panel
 
-Image = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
-
-_PAPER: Colour = (250, 250, 248)
-_INK: Colour = (32, 33, 36)
-_FAINT: Colour = (112, 115, 120)
-_LINE: Colour = (218, 218, 214)
-_ACCENT: Colour = (30, 90, 160)
 _EDGE = 28  # margin around the sheet
 _GAP = 22  # between clips
-_TEXT, _SMALL, _TITLE = 16, 13, 24  # heights of letters in pixels
+_BETWEEN = 10  # between the pictures of one clip
+_WHEEL = 64  # side of the colour code's key
+
+_LEGENDS = {
+    "flow": "Flow: the hue is the direction, as in the wheel, the saturation the length. ∂u, ∂v: motion boundaries of "
+    "u and v, summed over up to 15 fields around the frame.",
+    "statistics": "Statistics, above: the region with the strongest motion boundaries of u and of v; its arrow points "
+    "from larger to smaller values. Below: the regions whose colours change most (diverse) and least (consistent), "
+    "with their most frequent colour.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """A column to draw: its name, its kind (frames, flow or statistics), and the column of the frames it was made from;
+    for frames that is itself."""
+
+    name: str
+    kind: str
+    frames: str
 
 
 def contact_sheet(
     dataset: Dataset,
     *,
-    count: int = 24,
+    columns: Sequence[str] = ("rgb",),
+    count: int | None = None,
     frames_per_clip: int = 8,
     seed: int = 0,
     split: str | None = None,
     frame_height: int = 72,
-    columns: int = 2,
+    side_by_side: int = 2,
 ) -> Image:
-    """Draw clips of a data set as strips of evenly spaced frames, with label, key, frame range and rate.
+    """Draw clips of a data set with label, key, frame range and rate: frames, flow, statistics labels.
 
-    Classes take turns, so that `count` clips show as many classes as they can; which clip of a class is drawn from
-    `seed`. Frames are scaled to one height, at most three times their size.
+    Frames are evenly spaced and scaled to one height, at most three times their size. Flow is drawn in the Middlebury
+    colour code, with its motion boundaries, below its frames. Of a statistics table one row is drawn: where the three
+    patterns' regions lie and what they are labelled with. Classes take turns, so that `count` clips show as many
+    classes as they can; which clip of a class and which row of a table is drawn from `seed`. Samples that failed in one
+    of the columns are left out.
 
     Args:
-        count: clips to show; fewer where the data set has fewer.
+        columns: names of columns, drawn in this order. They need not be open in `dataset`.
+        count: clips to show, fewer where the data set has fewer; by default 24, or 8 where more than frames is drawn.
         split: only samples of this split.
-        columns: strips side by side.
+        side_by_side: clips in a line.
 
     Returns:
         (H,W,3) uint8 RGB.
 
     Raises:
-        UserError: no sample to show, or a number below 1.
+        UserError: no sample to show, no such column, a column that cannot be drawn, or a number below 1.
+        DataError: stored bytes are damaged, or a table does not fit its frames.
     """
-    for name, value in (("count", count), ("frames_per_clip", frames_per_clip), ("columns", columns)):
+    for name, value in (
+        ("count", 1 if count is None else count),
+        ("frames_per_clip", frames_per_clip),
+        ("side_by_side", side_by_side),
+    ):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
-    numbers = dataset.select(split=split)
-    numbers = numbers[dataset.frame_counts[numbers] > 0]
-    if not len(numbers):
-        raise UserError(f"{dataset.url} has no sample to show" + (f" in split {split!r}" if split else ""))
+    drawn = [_drawn(dataset, name) for name in columns]
+    if count is None:
+        count = 24 if {d.kind for d in drawn} == {"frames"} else 8
+    opened = tuple(dict.fromkeys([d.frames for d in drawn] + [d.name for d in drawn]))
+    dataset = Dataset(dataset.storage, dataset.meta, columns=opened)
+    numbers = _numbers(dataset, opened, split)
     chosen = _choose(numbers, dataset.labels[numbers], count, np.random.default_rng(seed))
-    strips = [_strip(dataset, i, frames_per_clip, frame_height) for i in chosen]
-    width = max(strip.shape[1] for strip in strips)
-    cells = [_cell(dataset[i], strip, width) for i, strip in zip(chosen, strips, strict=True)]
-    columns = min(columns, len(cells))
-    lines = -(-len(cells) // columns)
-    cell_height = max(cell.shape[0] for cell in cells)
-    head = _head(dataset, split, len(numbers), len(cells), columns * width + (columns - 1) * _GAP)
-    sheet = _paper(
-        head.shape[0] + lines * (cell_height + _GAP) + 2 * _EDGE - _GAP,
-        head.shape[1] + 2 * _EDGE,
-    )
-    _put(sheet, head, _EDGE, _EDGE)
-    for place, cell in enumerate(cells):
-        line, column = divmod(place, columns)
-        top = _EDGE + head.shape[0] + line * (cell_height + _GAP)
-        _put(sheet, cell, top, _EDGE + column * (width + _GAP))
+    pictures = [_pictures(dataset, drawn, i, frames_per_clip, frame_height, seed) for i in chosen]
+    width = max(LEAST, *(picture.shape[1] for picture in pictures))
+    cells = [_cell(dataset[i], picture, width) for i, picture in zip(chosen, pictures, strict=True)]
+    lines = [beside(cells[at : at + side_by_side], gap=_GAP) for at in range(0, len(cells), side_by_side)]
+    body = below(lines, gap=_GAP)
+    head = _head(dataset, drawn, split, selected=len(numbers), shown=len(cells), width=body.shape[1])
+    sheet = paper(head.shape[0] + body.shape[0] + 2 * _EDGE, body.shape[1] + 2 * _EDGE)
+    put(sheet, head, _EDGE, _EDGE)
+    put(sheet, body, _EDGE + head.shape[0], _EDGE)
     return sheet
+
+
+def _drawn(dataset: Dataset, name: str) -> _Drawn:
+    meta = dataset.meta
+    if name not in meta.columns:
+        raise UserError(missing_column(dataset.url, meta, name))
+    kind = _kind(meta, name)
+    if not kind:
+        drawable = ", ".join(other for other in meta.columns if _kind(meta, other))
+        raise UserError(f"column {name!r} holds {meta.columns[name].kind}, which is not drawn; draw {drawable}")
+    # Imported flow names no source: then it is over the first frames there are.
+    candidates = (name, *meta.columns[name].sources, *meta.columns)
+    source = next((c for c in candidates if c in meta.columns and _kind(meta, c) == "frames"), None)
+    if source is None:
+        raise UserError(f"{dataset.url} has no frames to draw {name!r} over; it has: {', '.join(meta.columns)}")
+    return _Drawn(name=name, kind=kind, frames=source)
+
+
+def _kind(meta: Meta, name: str) -> str:
+    """frames, flow, statistics, or nothing for what cannot be drawn."""
+    kind = meta.columns[name].kind
+    if COLUMNS[kind].framed:
+        return "flow" if COLUMNS[kind].planes == 2 else "frames"
+    return "statistics" if kind == "statistics" else ""
+
+
+def _numbers(dataset: Dataset, columns: Sequence[str], split: str | None) -> npt.NDArray[np.int64]:
+    """The samples that can be shown."""
+    there = dataset.table.mask(split) if split is not None else np.ones(len(dataset), np.bool_)
+    numbers = np.flatnonzero(there & dataset.valid & (dataset.frame_counts > 0))
+    if not len(numbers):
+        where = f" in split {split!r}" if split is not None else ""
+        failed = int((there & ~dataset.valid).sum())
+        why = f": {failed} failed in {' or '.join(columns)}; vidprep info {dataset.url} counts the reasons"
+        raise UserError(f"{dataset.url} has no sample to show{where}{why if failed else ''}")
+    return numbers
 
 
 def _choose(
@@ -98,49 +173,69 @@ def _choose(
     return [by_class[c][turn] for turn, c in shown]
 
 
-def _strip(dataset: Dataset, i: int, frames: int, height: int) -> Image:
-    """Frames side by side with a thin gap, (height, W, 3)."""
-    sample = dataset[i]
-    wanted = _spread(sample.frames, frames)
-    height = min(height, 3 * sample.height)
-    width = max(1, round(sample.width * height / sample.height))
-    shrinks = height < sample.height
-    images = [
-        cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        for image in dataset.frames(i, wanted)
-    ]
-    strip = _paper(height, len(images) * (width + 2) - 2)
-    for place, image in enumerate(images):
-        _put(strip, np.asarray(image, np.uint8), 0, place * (width + 2))
-    return strip
+def _pictures(dataset: Dataset, drawn: Sequence[_Drawn], i: int, count: int, height: int, seed: int) -> Image:
+    """What is drawn of one sample, one column below the other."""
+    fields = [int(dataset.record(i, d.name)["frames"]) // 2 for d in drawn if d.kind == "flow"]
+    # All columns show the same moments; the last frame has no flow.
+    times = _spread(min(fields, default=int(dataset.frame_counts[i])), count)
+    shown = {d.name for d in drawn if d.kind == "frames"}
+    pictures = []
+    for d in drawn:
+        if d.kind == "statistics":
+            clip = read_clip(dataset, i, table=d.name, frames=d.frames, rng=np.random.default_rng([seed, i]))
+            pictures.append(statistics_panel(clip, name=d.name))
+            continue
+        tile = _tile(dataset, i, d.frames, height)
+        frames = _strip(dataset, i, times, d.frames, tile)
+        if d.kind == "flow":
+            above = None if d.frames in shown else frames
+            pictures.append(flow_strips(dataset, i, times, column=d.name, tile=tile, frames=above))
+        else:
+            pictures.append(named("frame", frames) if fields else frames)
+    return below(pictures, gap=_BETWEEN)
 
 
-def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
+def _tile(dataset: Dataset, i: int, column: str, height: int) -> tuple[int, int]:
+    """(height, width) at which a sample's frames are shown."""
+    record = dataset.record(i, column)
+    stored = int(record["height"]), int(record["width"])
+    height = min(height, 3 * stored[0])
+    return height, max(1, round(stored[1] * height / stored[0]))
+
+
+def _strip(dataset: Dataset, i: int, wanted: Sequence[int], column: str, tile: tuple[int, int]) -> Image:
+    """Frames side by side with a thin gap."""
+    return beside([scaled(image, *tile) for image in dataset.frames(i, wanted, column=column)])
+
+
+def _spread(total: int, wanted: int) -> list[int]:
     """Up to `wanted` frame numbers from the first to the last."""
-    return np.unique(np.linspace(0, total - 1, wanted).round().astype(np.int64))
+    return [int(n) for n in np.unique(np.linspace(0, total - 1, wanted).round())]
 
 
-def _cell(sample: Sample, strip: Image, width: int) -> Image:
-    """One clip: label on the left, facts on the right, the key below them, the strip."""
-    label_height, key_height = _TEXT + 9, _SMALL + 9
-    cell = _paper(label_height + key_height + strip.shape[0], width)
+def _cell(sample: Sample, picture: Image, width: int) -> Image:
+    """One clip: label on the left, facts on the right, the key below them, the picture."""
+    label_height, key_height = TEXT + 9, SMALL + 9
+    cell = paper(label_height + key_height + picture.shape[0], width)
     seconds = f" · {sample.frames / sample.fps:.1f} s" if sample.fps else ""
     facts = f"frames 0–{sample.frames - 1} · {sample.fps:.5g} fps{seconds}"
-    facts_width = _text_width(facts, _SMALL, bold=False)
-    _write(cell, facts, width - facts_width, _TEXT, _SMALL, _FAINT)
-    label, colour = (sample.label, _INK) if sample.label is not None else ("no label", _FAINT)
-    _write(cell, _fit(label, width - facts_width - 16, _TEXT), 0, _TEXT, _TEXT, colour, bold=True)
-    below = " · ".join([sample.key, ", ".join(sample.splits)]) if sample.splits else sample.key
-    _write(cell, _fit(below, width, _SMALL), 0, label_height + _SMALL - 2, _SMALL, _FAINT)
-    _put(cell, strip, label_height + key_height, 0)
+    facts_width = text_width(facts, SMALL, bold=False)
+    write(cell, facts, width - facts_width, TEXT, SMALL, FAINT)
+    label, colour = (sample.label, INK) if sample.label is not None else ("no label", FAINT)
+    write(cell, fit(label, width - facts_width - 16, TEXT), 0, TEXT, TEXT, colour, bold=True)
+    key = " · ".join([sample.key, ", ".join(sample.splits)]) if sample.splits else sample.key
+    write(cell, fit(key, width, SMALL), 0, label_height + SMALL - 2, SMALL, FAINT)
+    put(cell, picture, label_height + key_height, 0)
     return cell
 
 
-def _head(dataset: Dataset, split: str | None, selected: int, shown: int, width: int) -> Image:
-    """Title and one line of facts about the data set over a thin line."""
-    head = _paper(_TITLE + _TEXT + 46, width)
+def _head(
+    dataset: Dataset, drawn: Sequence[_Drawn], split: str | None, *, selected: int, shown: int, width: int
+) -> Image:
+    """Title, one line of facts about the data set, and keys to what is drawn, over a thin line."""
+    kinds = {d.kind for d in drawn}
+    key = _WHEEL + _GAP if "flow" in kinds else 0  # room for the wheel
     name = dataset.meta.name or dataset.url.rstrip("/").rpartition("/")[2]
-    _write(head, _fit(name, width, _TITLE), 0, _TITLE, _TITLE, _ACCENT, bold=True)
     counts = dataset.frame_counts
     facts = [
         f"{len(dataset):,} samples",
@@ -150,8 +245,14 @@ def _head(dataset: Dataset, split: str | None, selected: int, shown: int, width:
         f"split {split}: {selected:,} samples" if split else f"splits: {', '.join(dataset.splits) or 'none'}",
         f"{shown} shown",
     ]
-    _write(head, _fit(" · ".join(facts), width, _TEXT), 0, _TITLE + _TEXT + 12, _TEXT, _FAINT)
-    head[-19:-18] = _LINE
+    title = paper(TITLE + TEXT + 24, width)
+    write(title, fit(name, width - key, TITLE), 0, TITLE, TITLE, ACCENT, bold=True)
+    write(title, fit(" · ".join(facts), width - key, TEXT), 0, TITLE + TEXT + 12, TEXT, FAINT)
+    legends = [paragraph(words, width - key) for kind, words in _LEGENDS.items() if kind in kinds]
+    head = below([title, *legends, paper(22, width)], gap=0)
+    if key:
+        put(head, wheel(_WHEEL), 0, width - _WHEEL)
+    head[-19:-18] = LINE
     return head
 
 
@@ -161,38 +262,3 @@ def _sizes(dataset: Dataset) -> str:
     sizes = {(int(h), int(w)) for h, w in np.unique(np.stack([records["height"], records["width"]], 1), axis=0)}
     one = "{}x{}".format(*min(sizes))
     return f"{one} high x wide" if len(sizes) == 1 else f"{len(sizes)} frame sizes"
-
-
-def _paper(height: int, width: int) -> Image:
-    return np.full((height, width, 3), _PAPER, np.uint8)
-
-
-def _put(sheet: Image, image: Image, top: int, left: int) -> None:
-    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
-
-
-@cache
-def _font() -> Any:
-    return cv2.FontFace("sans")
-
-
-def _write(image: Image, text: str, left: int, baseline: int, size: int, colour: Colour, *, bold: bool = False) -> None:
-    cv2.putText(image, _printable(text), (left, baseline), colour, _font(), size, 600 if bold else 400)
-
-
-def _text_width(text: str, size: int, *, bold: bool = True) -> int:
-    box = cv2.getTextSize((0, 0), _printable(text), (0, 0), _font(), size, 600 if bold else 400)
-    return int(box[0] + box[2])
-
-
-def _fit(text: str, width: int, size: int) -> str:
-    """Text cut at its end to a width in pixels."""
-    if _text_width(text, size) <= width:
-        return text
-    while text and _text_width(text + "…", size) > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from cli.main import run
 from tests.vidprep.clips import noise_frames, write_clip
+from tests.vidprep.drawing.columns import add_flow, add_table, row
 from vidprep.pack import pack
 from vidprep.records import Video, write_manifest
 
@@ -84,3 +86,18 @@ def test_preview(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(["preview", str(packed), "-o", str(tmp_path / "none" / "sheet.png")]) == 1
     assert run(["preview", str(packed), "-o", str(tmp_path / "a.png"), "--columns", "flow"]) == 1
     assert "no column 'flow'" in capsys.readouterr().err
+
+
+def test_preview_of_several_columns(
+    tiny_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny_dataset(samples=3)
+    add_flow(data, lambda i: np.zeros((11, 24, 32, 2), np.float32))
+    add_table(data, lambda i: [row()], name="statistics-16")
+    heights = {}
+    for columns in ("rgb", "flow", "rgb, flow,statistics-16"):
+        assert run(["preview", str(data), "-o", str(tmp_path / "sheet.png"), "--columns", columns, "--count", "1"]) == 0
+        heights[columns] = cv2.imread(str(tmp_path / "sheet.png")).shape[0]
+    assert sorted(heights.values()) == list(heights.values()) and len(set(heights.values())) == 3
+    assert run(["preview", str(data), "-o", str(tmp_path / "sheet.png"), "--columns", "statistics"]) == 1
+    assert "no column 'statistics'; it has: rgb, flow, statistics-16; make it with" in capsys.readouterr().err
