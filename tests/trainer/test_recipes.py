@@ -46,6 +46,42 @@ def test_pace_recipes_carry_the_reference_settings(name: str) -> None:
     )
 
 
+STATISTICS = {  # backbone (reference/statistics.md section 7)
+    "statistics-c3d": "c3d-bn",
+    "statistics-r3d": "r3d-vcop",
+    "statistics-r21d": "r21d-vcop",
+    "statistics-s3dg": "s3dg-pace",
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_recipes_carry_the_reference_settings(name: str) -> None:
+    """reference/statistics.md sections 2, 3 and 8."""
+    recipe = load_recipe(name)
+    data, train = recipe.data, recipe.train
+    assert (recipe.backbone.name, recipe.backbone.options) == (STATISTICS[name], {})
+    assert (data.frames, data.resize, data.crop, data.flip, data.jitter) == (16, (128, 171), 112, 0.5, None)
+    assert {key: recipe.task.options[key] for key in ("motion_weight", "appearance_weight", "standardize")} == {
+        "motion_weight": 1.0,
+        "appearance_weight": 0.1,
+        "standardize": False,
+    }
+    assert (recipe.task.options["labels"], recipe.task.options["variant"]) == ("table", "corrected")
+    assert recipe.optim.model_dump() == {
+        "name": "sgd",
+        "lr": 5e-4,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-3,
+        "decay_all": True,
+        "backbone_lr_scale": 1.0,
+        "bias_lr_scale": 2.0,
+        "clip_norm": None,
+    }
+    assert recipe.schedule.model_dump() == {"name": "step", "every": 6, "gamma": 0.1, "warmup": 0}
+    assert (train.epochs, train.batch) == (18, 30)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_its_task(name: str) -> None:
     recipe = load_recipe(name)
@@ -58,11 +94,11 @@ def test_every_recipe_builds_its_task(name: str) -> None:
     assert recipe.name == name
 
 
-@pytest.mark.parametrize("name", [*PACE, "finetune"])
+@pytest.mark.parametrize("name", [*PACE, *STATISTICS, "finetune"])
 def test_recipe_files_say_how_to_pack_and_where_each_value_comes_from(name: str) -> None:
     text = find_recipe(name).read_text(encoding="utf-8")
     assert f"vidprep train {name}" in text
-    if name in PACE:
+    if name != "finetune":
         assert "vidprep pack" in text
         assert "ublished" in text
     value = re.compile(r"^  \w+:")

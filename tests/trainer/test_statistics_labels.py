@@ -153,6 +153,17 @@ def test_clips_together_are_clips_one_by_one() -> None:
     assert torch.equal(_labels(clips, table, "corrected"), one_by_one)  # as a GPU does it
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_step_looks_at_a_value(variant: str) -> None:
+    """On a GPU that would wait for it; on the device `meta`, which has no values, it fails."""
+    batch = {"dtype": torch.uint8, "device": "meta"}
+    flip = torch.empty(3, dtype=torch.bool, device="meta")
+    motion = motion_labels(torch.empty(3, 5, 64, 64, 2, **batch), variant=variant, negate_u=flip)
+    appearance = appearance_labels(torch.empty(3, 5, 64, 64, 3, **batch), variant=variant)
+    assert (motion.shape, appearance.shape) == ((3, 14), (3, 13))
+    assert motion.is_meta and appearance.is_meta
+
+
 @pytest.mark.data
 def test_reference_outputs_are_reproduced(research_data: Path) -> None:
     cases = sorted((research_data / "golden/statistics").glob("case*.npz"))

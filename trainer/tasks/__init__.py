@@ -14,11 +14,13 @@ from trainer.strict import validate
 from trainer.tasks.base import Task
 from trainer.tasks.classify import Classify
 from trainer.tasks.pace import Pace
+from trainer.tasks.statistics import Statistics
 
-__all__ = ["TASKS", "Classify", "Pace", "Task", "build_task", "find_task"]
+__all__ = ["TASKS", "Classify", "Pace", "Statistics", "Task", "build_task", "find_task"]
 
 TASKS: dict[str, type[Task]] = {
     "pace": Pace,
+    "statistics": Statistics,
     "classify": Classify,
 }
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from shards.errors import UserError
 from trainer.tasks.statistics.motion import Variant
-from trainer.tasks.statistics.regions import PATTERNS, Regions, check_window, regions
+from trainer.tasks.statistics.regions import PATTERNS, Regions, check_window, clips_at_once, regions
 
 APPEARANCE_NUMBERS = 13
 _RING_2 = PATTERNS[1].start + 1
 _ALL, _FAULTY = 28, 29  # after the 28 regions: all pixels, and what the reference takes for ring 2
-_AT_ONCE = 256 << 20  # bytes of histograms made at once; on a CPU a clip at a time stays in the caches
+_MOST = 64  # clips at once, for a clip's number and a colour fit into 32 bits
 
 
 def appearance_labels(rgb: Tensor, *, variant: Variant = "corrected") -> Tensor:
@@ -38,9 +38,7 @@ def appearance_labels(rgb: Tensor, *, variant: Variant = "corrected") -> Tensor:
     if rgb.shape[1] < (2 if variant == "reference" else 1):
         raise UserError(f"a clip of {rgb.shape[1]} frames is too short for statistics labels, variant {variant}")
     table = regions(rgb.shape[2], rgb.device)
-    bytes_a_clip = rgb.shape[1] * table.pieces * 3 * 256 * 4
-    at_once = min(64, max(1, _AT_ONCE // bytes_a_clip)) if rgb.is_cuda else 1
-    return torch.cat([_labels(part, table, variant) for part in torch.split(rgb, at_once)])
+    return torch.cat([_labels(part, table, variant) for part in torch.split(rgb, min(_MOST, clips_at_once(rgb)))])
 
 
 def _labels(rgb: Tensor, table: Regions, variant: Variant) -> Tensor:
@@ -78,7 +76,7 @@ def consistency(rgb: Tensor, table: Regions) -> Tensor:
 @lru_cache(maxsize=8)
 def _pieces(side: int, device: torch.device) -> list[Tensor]:
     """The pieces of each region."""
-    return [member.nonzero()[:, 0] for member in regions(side, device).members]
+    return [member.nonzero()[:, 0].to(device) for member in regions(side, torch.device("cpu")).members]
 
 
 def dominant_colours(rgb: Tensor, chosen: Tensor) -> Tensor:
@@ -87,7 +85,7 @@ def dominant_colours(rgb: Tensor, chosen: Tensor) -> Tensor:
     The colours of each clip are sorted once; the pixels of a region are then counted along the runs of equal colours.
 
     Args:
-        rgb: (n,T,S,S,3) uint8, n up to 64.
+        rgb: (n,T,S,S,3) uint8, n up to `_MOST`.
         chosen: (n,k) int64, places in the table of weights: which pixels count.
     """
     n, t, side = rgb.shape[:3]

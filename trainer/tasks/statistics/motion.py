@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shards.errors import UserError
-from trainer.tasks.statistics.regions import PATTERNS, Regions, check_window, regions
+from trainer.tasks.statistics.regions import PATTERNS, Regions, check_window, clips_at_once, regions
 
 Variant = Literal["corrected", "reference"]
 
@@ -59,15 +59,21 @@ def motion_labels(
             "as many fields or one less"
         )
     used = planes[:, : length - 1] if variant == "corrected" else planes
-    dx, dy = boundaries(used.permute(0, 4, 1, 2, 3).float())
-    by_field = (dx * dx + dy * dy).sqrt().sum((3, 4), dtype=torch.float64)[:, :, : length - 1]
-    x, y = dx.sum(2), dy.sum(2)
+    signs = torch.ones((len(planes), 2), device=planes.device)
     if negate_u is not None:
-        sign = torch.stack([1 - 2 * negate_u.float(), torch.ones_like(negate_u, dtype=x.dtype)], dim=1)[..., None, None]
-        x, y = x * sign, y * sign
+        signs[:, 0] -= 2 * negate_u
+    parts = (torch.split(tensor, clips_at_once(planes)) for tensor in (used, signs))
+    return torch.cat([_labels(*part, ranked=length - 1, variant=variant) for part in zip(*parts, strict=True)])
+
+
+def _labels(used: Tensor, signs: Tensor, *, ranked: int, variant: Variant) -> Tensor:
+    """Labels of (n,T,S,S,2) planes times `signs` (n,2), of which the first `ranked` are ranked."""
+    dx, dy = boundaries(used.permute(0, 4, 1, 2, 3).float())
+    by_field = (dx * dx + dy * dy).sqrt().sum((3, 4), dtype=torch.float64)[:, :, :ranked]
+    x, y = (part.sum(2) * signs[:, :, None, None] for part in (dx, dy))
     magnitude, angle = polar(x, y)
-    table = regions(planes.shape[2], planes.device)
-    most = 3 * math.sqrt(2) * (65535 if planes.dtype == torch.int16 else 255) * used.shape[1]
+    table = regions(used.shape[2], used.device)
+    most = 3 * math.sqrt(2) * (65535 if used.dtype == torch.int16 else 255) * used.shape[1]
     votes = _votes(magnitude, angle, table, scale=2.0 ** (62 - math.ceil(math.log2(most * magnitude[0, 0].numel()))))
     blocks, directions, moves = _winners(votes, table)
     fields = by_field.argmax(2) + 1

@@ -17,6 +17,8 @@ from shards.errors import UserError
 PATTERNS = (slice(0, 16), slice(16, 20), slice(20, 28))
 """Places of patterns 1, 2 and 3 among the regions."""
 
+_PIXELS = 1 << 23
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -61,6 +63,12 @@ def regions(side: int, device: torch.device) -> Regions:
     sizes = masks.sum((1, 2)).double()
     starts = torch.tensor([part.start for part in PATTERNS])
     return Regions(*(tensor.to(device) for tensor in (masks, cells, members, sizes, starts)))
+
+
+def clips_at_once(clips: Tensor) -> int:
+    """How many of the clips (N,T,S,S,C) to work on together: one stays in a CPU's caches; on a GPU as many as need
+    some hundred MiB of index."""
+    return max(1, _PIXELS // clips[0, ..., 0].numel()) if clips.is_cuda else 1
 
 
 def _grid(side: int) -> Tensor:
