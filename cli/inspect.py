@@ -13,7 +13,7 @@ import click
 from cli.console import human_bytes, print_table
 
 if TYPE_CHECKING:
-    from shards.summary import Summary
+    from shards.summary import ColumnSummary, Summary
 
 _MOST = 12  # rows of a table that could be long
 
@@ -43,9 +43,14 @@ def info(dest: str, as_json: bool) -> None:
     ]
     print_table(summary.url, ("what", "value"), facts)
     columns = [
-        (name, c.folder, human_bytes(c.tar_bytes), human_bytes(c.index_bytes)) for name, c in summary.columns.items()
+        (name, c.kind, c.folder, human_bytes(c.tar_bytes), human_bytes(c.index_bytes), c.failed, _state(c))
+        for name, c in summary.columns.items()
     ]
-    print_table("columns", ("column", "folder", "tars", "indexes"), columns)
+    print_table("columns", ("column", "kind", "folder", "tars", "indexes", "failed", "state"), columns)
+    for name, column in summary.columns.items():
+        if column.sources:
+            made = ", ".join(f"{key} {value}" for key, value in column.parameters.items())
+            click.echo(f"{name}: made by {column.producer} from {', '.join(column.sources)}: {made}")
     classes = {**summary.classes, **({"(no label)": summary.unlabelled} if summary.unlabelled else {})}
     _print_counts("classes", "class", classes)
     _print_counts("splits", "split", summary.splits)
@@ -53,6 +58,10 @@ def info(dest: str, as_json: bool) -> None:
     _print_counts("frame rates", "frames a second", summary.rates)
     _print_counts("verdicts", "code", summary.verdicts)
     _warn(summary)
+
+
+def _state(column: ColumnSummary) -> str:
+    return f"stale: {', '.join(column.stale)} changed since" if column.stale else "up to date"
 
 
 def _print_counts(title: str, column: str, counts: Mapping[str, int]) -> None:
@@ -66,6 +75,13 @@ def _print_counts(title: str, column: str, counts: Mapping[str, int]) -> None:
 
 
 def _warn(summary: Summary) -> None:
+    for name, column in summary.columns.items():
+        if column.stale:
+            click.echo(
+                f"warning: column {name} was made from {', '.join(column.stale)} as it was before it changed; make it "
+                f"anew with {column.producer} {summary.url} --column {name} and the options above",
+                err=True,
+            )
     if summary.mixed:
         usual = next(iter(summary.rates))
         click.echo(
