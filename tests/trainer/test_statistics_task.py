@@ -73,6 +73,22 @@ def test_regions_without_motion_are_left_out():
     assert scalars["loss"].item() == pytest.approx(total.item(), rel=1e-5)
 
 
+def test_ranks_with_unequal_shares_of_motion_make_the_loss_of_the_whole_batch(monkeypatch):
+    task = statistics().eval()
+    batch = make_batch(task.spec, videos=6)
+    batch.targets[:3, :, :10] = 0
+    whole = task(batch)["motion_loss"].item()
+    counts = [(batch.targets[rows, :, :14] > 0).sum() for rows in (slice(0, 3), slice(3, 6))]
+    assert counts[0] < counts[1]
+    monkeypatch.setattr("trainer.tasks.statistics.task.gather_ranks", lambda local: torch.stack(counts))
+    shared = ("clips", "stride", "flip", "targets")
+    halves = [
+        task(replace(batch, **{name: getattr(batch, name)[rows] for name in shared}))["motion_loss"].item()
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert np.mean(halves) == pytest.approx(whole, rel=1e-4)
+
+
 def test_a_batch_in_which_nothing_moves():
     task = statistics()
     batch = make_batch(task.spec)
