@@ -20,8 +20,6 @@ from shards.samples import SampleRow, SampleTable, write_samples
 from shards.storage import MissingError, Storage, open_storage
 from shards.tarwriter import read_info
 
-_AGAIN = "run the same vidprep pack command again"
-
 
 @dataclass(frozen=True)
 class Finished:
@@ -36,10 +34,14 @@ class _Shard(Finished):
     videos: Sequence[Mapping[str, Any]]
 
 
-def finalize(dest: str | Path | Storage) -> Meta:
+def finalize(dest: str | Path | Storage, *, producer: str = "vidprep pack") -> Meta:
     """Make the finished shards of the `rgb` column a data set. Needs nothing but plan, receipts and indexes.
 
     Running it again changes nothing; labels given by `vidprep annotate` stay, also when shards were written anew.
+
+    Args:
+        dest: the data set's folder.
+        producer: the command that wrote the shards, named where they have to be written anew.
 
     Raises:
         UserError: shards are missing (says how many), or no video could be packed.
@@ -49,7 +51,8 @@ def finalize(dest: str | Path | Storage) -> Meta:
     plan = read_plan(storage)
     folder = "rgb"
     planned = list(plan.shards())
-    loaded = load_shards(storage, folder, len(planned), again=_AGAIN)
+    again = _again(producer)
+    loaded = load_shards(storage, folder, len(planned), again=again)
     shards = [_Shard(it.receipt, it.index, videos) for it, (_, videos) in zip(loaded, planned, strict=True)]
     samples, records = join(shards)
     if not len(samples):
@@ -63,11 +66,11 @@ def finalize(dest: str | Path | Storage) -> Meta:
     column = ColumnMeta(
         kind="rgb",
         folder=folder,
-        producer="vidprep pack",
-        parameters=common_parameters(storage, shards, again=_AGAIN),
+        producer=producer,
+        parameters=common_parameters(storage, shards, again=again),
     )
     segmented = plan.options.get("segment_frames") is not None
-    rows = [row for shard in shards for row in _rows(storage, folder, shard, segmented=segmented)]
+    rows = [row for shard in shards for row in _rows(storage, folder, shard, segmented=segmented, again=again)]
     meta = Meta(
         name=str(plan.options["name"]),
         columns={"rgb": column},
@@ -102,6 +105,10 @@ def _publish(storage: Storage, meta: Meta, index: bytes, rows: list[SampleRow]) 
     storage.put(where, index, replace=True)
     write_meta(storage, meta)
     return meta
+
+
+def _again(producer: str) -> str:
+    return f"run the same {producer} command again"
 
 
 def load_shards(storage: Storage, folder: str, count: int, *, again: str) -> list[Finished]:
@@ -173,7 +180,7 @@ def _refuse_duplicates(shards: Sequence[_Shard], samples: npt.NDArray[np.void]) 
             seen[key] = number
 
 
-def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool) -> Iterator[SampleRow]:
+def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool, again: str) -> Iterator[SampleRow]:
     """The sample table's rows of a shard: the plan's, repeated for every segment of a video.
 
     Segments without group get the video's key: they must never stand on both sides of a split.
@@ -186,7 +193,7 @@ def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool) -> I
         if video is None:
             raise DataError(
                 f"sample {key} of {storage.url}/{stem(folder, shard.receipt.shard)}.tar is of no video that the plan "
-                f"gave to this shard; remove its .json and {_AGAIN} to write the shard anew"
+                f"gave to this shard; remove its .json and {again} to write the shard anew"
             )
         yield SampleRow(
             key=key,

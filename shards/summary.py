@@ -94,7 +94,7 @@ def summarize(url: str | Path) -> Summary:
     found: list[Verdict] = []
     for name in meta.columns:
         columns[name], verdicts = _column(dataset, name)
-        if not columns[name].sources:
+        if columns[name].kind == "rgb":
             found += verdicts
     shapes = Counter(f"{h}x{w}" for h, w in records[["height", "width"]].tolist())
     histogram = Counter(f"{rate:.2f}" for rate in rates.tolist())

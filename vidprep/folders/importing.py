@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from shards.derived import finalize_column, folder_for
 from shards.errors import StorageError, UserError
 from shards.finalize import finalize
 from shards.index import FAILED
-from shards.meta import Meta, write_meta
+from shards.meta import Meta
 from shards.plan import NAME as PLAN
 from shards.plan import Plan, read_plan, write_plan
 from shards.receipts import Receipt, Verdict, has_receipt, stem
@@ -102,7 +102,7 @@ def import_frames(
     plan = _plan(storage, found, layout=layout, fps=fps, shard_size=int(shard_size), name=name)
     job = _Job(storage, plan, found.videos, layout, fps, workers=workers, max_bad=max_bad, timeout=timeout, tell=tell)
     receipts = job.write_frames()
-    meta = _named_producer(storage, finalize(storage))
+    meta = finalize(storage, producer=_PRODUCER)
     places = find_places(roots, LAYOUTS[layout], found.videos)
     flow_receipts: list[Receipt] | None = None
     if places is None:
@@ -209,16 +209,6 @@ def _plan(storage: Storage, found: Index, *, layout: str, fps: float, shard_size
     asked = {"layout": layout, "fps": fps, "shard_size": shard_size, **({"name": name} if name else {})}
     check_plan(plan, found, asked, dest=storage.url)
     return plan
-
-
-def _named_producer(storage: Storage, meta: Meta) -> Meta:
-    """`finalize` calls the rgb column a work of `vidprep pack`; messages should name the command that repairs it."""
-    column = meta.columns[RGB]
-    if column.producer == _PRODUCER:
-        return meta
-    meta = replace(meta, columns={**meta.columns, RGB: replace(column, producer=_PRODUCER)})
-    write_meta(storage, meta)
-    return meta
 
 
 def _tell_notes(found: Index, tell: OnEvent) -> None:
