@@ -128,7 +128,7 @@ def _of_path(path: Path) -> tuple[dict[str, Any], Path, Path]:
         recipe = load_recipe(read_info(path)["recipe"])
         folder = Path("runs") / make_key(f"{path.resolve().parents[1].name}-{path.name}")
     data = recipe.tree()["data"]
-    change["data"] = {name: data[name] for name in ("frames", "resize", "crop", "fps")}
+    change["data"] = {name: data[name] for name in ("column", "frames", "resize", "crop", "fps")}
     return change, path, folder
 
 

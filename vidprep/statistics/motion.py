@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numba
 import numpy as np
@@ -15,6 +17,9 @@ IntArray = npt.NDArray[np.int64]
 
 QUANTUM = 20 / 127
 """One step of the default flow codec at short side 256, in pixels."""
+
+VOTE_BITS = 16
+"""Votes are whole numbers of 2^-16 of a step, here and in `trainer.tasks.statistics`: what ties here ties there."""
 
 
 def motion_labels(
@@ -65,7 +70,7 @@ def motion_labels(
     labels = np.empty(14, np.int64)
     for component in (0, 1):
         labels[2 * component : 12 : 4], labels[2 * component + 1 : 12 : 4] = _pattern_labels(
-            dx[component], dy[component], still=still, reference=variant == "reference"
+            dx[component], dy[component], still=still, quantum=quantum, reference=variant == "reference"
         )
         best = int(np.argmax(frame_sums[component, : length - 1]))
         moved = still is None or frame_peaks[component, best] >= still
@@ -74,19 +79,26 @@ def motion_labels(
 
 
 def _pattern_labels(
-    dx: FloatArray, dy: FloatArray, *, still: float | None, reference: bool
+    dx: FloatArray, dy: FloatArray, *, still: float | None, quantum: float, reference: bool
 ) -> tuple[list[int], list[int]]:
     """Block and direction in each of the three patterns, from the summed boundaries (S,S)."""
     # The reference's directions come from this very function, whose arctangent is approximate (0.3 degrees).
     magnitude, angle = (np.asarray(a, np.float32) for a in cv2.cartToPolar(dx, dy, angleInDegrees=True))
     table = regions(dx.shape[0])
-    sums = table.members @ _piece_sums(magnitude, table.cells, table.pieces)
-    sums[16:20] /= table.sizes[16:20]
+    # Whole numbers, so that equal sums are equal in whatever order they are added, here and on a device.
+    most = float(magnitude.max()) * magnitude.size
+    fits = 62 - math.ceil(math.log2(most)) if most > 0 else 62
+    scale = 2.0 ** min(fits, VOTE_BITS - math.floor(math.log2(quantum or QUANTUM)))
+    votes, peaks = _votes(magnitude, angle, table.cells, table.pieces, scale)
+    by_region = table.members.astype(np.int64) @ votes
+    sums = by_region.sum(axis=1)
+    scores = sums.astype(np.float64)
+    scores[16:20] /= table.sizes[16:20]
     blocks, angles = [], []
     for first, size in zip((0, 16, 20), PATTERN_SIZES, strict=True):
-        best = int(np.argmax(sums[first : first + size]))
-        votes, peak = _votes(magnitude, angle, table.cells, table.members[first + best])
-        block, direction = best + 1, int(np.argmax(votes)) + 1
+        best = int(np.argmax(scores[first : first + size]))
+        block, direction = best + 1, int(np.argmax(by_region[first + best])) + 1
+        peak = peaks[table.members[first + best]].max()
         if (still is not None and peak < still) or (reference and first == 0 and sums[best] == 0):
             # In the reference only the grid search starts from 0 and finds nothing; the others answer (1, 1).
             block, direction = 0, 0
@@ -96,31 +108,25 @@ def _pattern_labels(
 
 
 @numba.njit(cache=True)
-def _piece_sums(magnitude: FloatArray, cells: npt.NDArray[np.int32], pieces: int) -> npt.NDArray[np.float64]:
-    sums = np.zeros(pieces, np.float64)
-    for y in range(cells.shape[0]):
-        for x in range(cells.shape[1]):
-            sums[cells[y, x]] += magnitude[y, x]
-    return sums
-
-
-@numba.njit(cache=True)
 def _votes(
-    magnitude: FloatArray, angle: FloatArray, cells: npt.NDArray[np.int32], member: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.float64], np.float32]:
-    """Magnitude in eight direction bins centred at 0, 45, …, 315 degrees with linear voting, and its maximum."""
-    votes = np.zeros(8, np.float64)
-    peak = np.float32(0)
+    magnitude: FloatArray, angle: FloatArray, cells: npt.NDArray[np.int32], pieces: int, scale: float
+) -> tuple[IntArray, FloatArray]:
+    """Magnitude of every piece in eight direction bins centred at 0, 45, …, 315 degrees with linear voting, (pieces,8)
+    in units of 1/scale, and its maximum, (pieces,)."""
+    votes = np.zeros((pieces, 8), np.int64)
+    peaks = np.zeros(pieces, np.float32)
     for y in range(cells.shape[0]):
         for x in range(cells.shape[1]):
-            if member[cells[y, x]]:
-                position = np.float64(angle[y, x]) / 45
-                lower = int(position)
-                share = (position - lower) * magnitude[y, x]
-                votes[lower % 8] += magnitude[y, x] - share
-                votes[(lower + 1) % 8] += share
-                peak = max(peak, magnitude[y, x])
-    return votes, peak
+            piece, size = cells[y, x], magnitude[y, x]
+            if size == 0:
+                continue
+            position = np.float64(angle[y, x]) / 45
+            lower = int(position)
+            share = np.int64(np.rint((position - lower) * size * scale))
+            votes[piece, lower % 8] += np.int64(np.rint(size * scale)) - share
+            votes[piece, (lower + 1) % 8] += share
+            peaks[piece] = max(peaks[piece], size)
+    return votes, peaks
 
 
 @numba.njit(cache=True)

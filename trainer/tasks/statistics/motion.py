@@ -24,6 +24,7 @@ MOTION_NUMBERS = 14
 _ARCTANGENT = (-0.04432655554792128, 0.1555786518463281, -0.3258083974640975, 0.9997878412794807)
 # In degrees: both factors are rounded to float32, then their product.
 _COEFFICIENTS = tuple((torch.tensor(_ARCTANGENT) * torch.tensor(180 / math.pi)).tolist())
+_VOTE_BITS = 16  # as vidprep.statistics.motion.VOTE_BITS
 _SMALLEST = 2.220446049250313e-16  # keeps 0/0 away
 
 
@@ -74,7 +75,8 @@ def _labels(used: Tensor, signs: Tensor, *, ranked: int, variant: Variant) -> Te
     magnitude, angle = polar(x, y)
     table = regions(used.shape[2], used.device)
     most = 3 * math.sqrt(2) * (65535 if used.dtype == torch.int16 else 255) * used.shape[1]
-    votes = _votes(magnitude, angle, table, scale=2.0 ** (62 - math.ceil(math.log2(most * magnitude[0, 0].numel()))))
+    fits = 62 - math.ceil(math.log2(most * magnitude[0, 0].numel()))
+    votes = _votes(magnitude, angle, table, scale=2.0 ** min(_VOTE_BITS, fits))
     blocks, directions, moves = _winners(votes, table)
     fields = by_field.argmax(2) + 1
     if variant == "corrected":
