@@ -267,6 +267,11 @@ class Dataset:
         """(frames,) microseconds since the first frame, of every image in a column."""
         return self._reader(column).times_us(self._number(i))
 
+    @property
+    def shard_firsts(self) -> npt.NDArray[np.int64]:
+        """(S,) number of every shard's first sample."""
+        return self._main.shards["first"].astype(np.int64)
+
     def shard_span(self, shard: int) -> tuple[int, int]:
         """Number of a shard's first sample, and how many it has."""
         record = self._main.shards[shard]

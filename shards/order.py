@@ -1,6 +1,6 @@
 """Sample order as arithmetic: which item stands at which position, for any position, without state.
 
-The epoch permutations are concatenated endlessly; batch k is positions kB to (k+1)B−1. An epoch's permutation
+The epoch permutations are concatenated endlessly; batch k is positions kB to (k+1)B−1. A permutation
 is a keyed bijection of [0, n): an eight-round Feistel network over pairs of digits in base ⌈√n⌉, added modulo the
 base, walked along its cycle until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite
 domains", CT-RSA 2002). It costs no memory per sample and gives any position in O(1).
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from shards.errors import UserError
 IntArray = npt.NDArray[np.int64]
 _ROUNDS = 8
 _BLOCK = 1024  # positions that are computed together, at most
+_WINDOW, _SHARDS = 1, 2  # what a permutation is of, beside that of an epoch
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -31,17 +33,18 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 @lru_cache(maxsize=64)
-def _round_keys(seed: int, epoch: int, n: int) -> npt.NDArray[np.uint64]:
-    return np.random.SeedSequence((seed, epoch, n)).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
+def _round_keys(seed: int, epoch: int, n: int, stream: tuple[int, ...]) -> npt.NDArray[np.uint64]:
+    return np.random.SeedSequence((seed, epoch, n, *stream)).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
 
 
-def permute(values: IntArray, n: int, *, seed: int, epoch: int) -> IntArray:
-    """Images of `values` under the permutation of [0, n) that (seed, epoch) selects.
+def permute(values: IntArray, n: int, *, seed: int, epoch: int, stream: tuple[int, ...] = ()) -> IntArray:
+    """Images of `values` under the permutation of [0, n) that (seed, epoch, stream) selects.
 
     Args:
         values: any shape, each in [0, n).
         n: size of the domain, 1 to 2**62.
         seed, epoch: >= 0.
+        stream: separates independent uses; zeros at its end make no difference.
 
     Returns:
         int64 array of the same shape, each in [0, n).
@@ -51,9 +54,12 @@ def permute(values: IntArray, n: int, *, seed: int, epoch: int) -> IntArray:
     shift = np.uint64(32)
     flat = np.asarray(values, dtype=np.int64).reshape(-1).astype(np.uint64)
     pending = np.arange(flat.size)
+    while stream and stream[-1] == 0:
+        stream = stream[:-1]
+    keys = _round_keys(seed, epoch, n, stream)
     while pending.size:
         left, right = np.divmod(flat[pending], base)
-        for key in _round_keys(seed, epoch, n):
+        for key in keys:
             digit = ((_mix(right + key) >> shift) * base) >> shift  # 0..base−1, without a division
             left, right = right, left + digit
             right -= base * (right >= base)
@@ -74,21 +80,39 @@ class Items:
     repeat: IntArray
 
 
-@dataclass(frozen=True)
+class ItemOrder(Protocol):
+    """What stands where: `Order`, or a `shards.blend.Blend` of several."""
+
+    @property
+    def epoch_length(self) -> int: ...
+    def items(self, start: int, stop: int) -> Items:
+        """Items at positions start..stop−1 (0 <= start <= stop); may span epochs."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Order:
     """The order of a training run over a selection of n samples.
 
     Args:
         n: number of samples in the selection.
         seed: selects the permutations.
-        repeats: items per sample and epoch; an epoch has n * repeats items, shuffled together.
-        shuffle: False gives selection order in every epoch (all samples, then all again for the next repeat).
+        repeats: items per sample and epoch; an epoch has n * repeats items.
+        shuffle: "full": a permutation of all items of the epoch. "blocks:k": the shards are permuted and shared out to
+            windows of at most k, one window after the other, each a permutation of all its items. "none": selection
+            order in every epoch (all samples, then all again for the next repeat).
+        together: items of a sample that stand at neighbouring positions, and move as one. A divisor of `repeats`.
+        shards: for blocks: (S+1,) ascending, shard s holds the places shards[s]..shards[s+1]−1 (`shard_places`).
+        stream: separates the orders of several data sets in one run.
     """
 
     n: int
     seed: int = 0
     repeats: int = 1
-    shuffle: bool = True
+    shuffle: str = "full"
+    together: int = 1
+    shards: IntArray | None = None
+    stream: int = 0
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -97,6 +121,9 @@ class Order:
             raise UserError(f"repeats is {self.repeats}; at least 1 is allowed")
         if self.seed < 0:
             raise UserError(f"the seed is {self.seed}; it must be at least 0")
+        check_together(self.together, self.repeats)
+        if window_of(self.shuffle) is not None and (self.shards is None or self.shards[-1] != self.n):
+            raise ValueError(f"shuffle {self.shuffle} needs to know which places are in which shard")
 
     @property
     def epoch_length(self) -> int:
@@ -110,16 +137,112 @@ class Order:
         part = slice(start - first * size, stop - first * size)
         return Items(*(np.concatenate(arrays)[part] for arrays in zip(*blocks, strict=True)))
 
+    def _groups(self, place: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
+        """Sample and number of the group of neighbouring items, at places of an epoch that are counted in groups."""
+        groups = self.n * (self.repeats // self.together)
+        if self.shuffle == "none":
+            turn, sample = np.divmod(place, self.n)
+        elif self.shuffle == "full":
+            image = permute(place, groups, seed=self.seed, epoch=epoch, stream=(self.stream,))
+            turn, sample = np.divmod(image, self.n)
+        else:
+            turn, sample = self._in_windows(place, epoch)
+        return sample, turn
+
+    def _in_windows(self, place: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
+        """(turn, sample) at places of an epoch, counted in groups."""
+        windows = _windows(self, epoch)
+        turns = self.repeats // self.together
+        turn, sample = np.empty_like(place), np.empty_like(place)
+        which = np.searchsorted(windows.starts, place // turns, side="right") - 1
+        for w in np.unique(which).tolist():
+            at = np.flatnonzero(which == w)
+            first, last = windows.edges[w], windows.edges[w + 1]
+            ends = np.cumsum(windows.sizes[first:last])
+            held = int(ends[-1])
+            stream = (self.stream, _WINDOW, w)
+            local = place[at] - windows.starts[w] * turns
+            image = permute(local, held * turns, seed=self.seed, epoch=epoch, stream=stream)
+            turn[at], inside = np.divmod(image, held)
+            shard = np.searchsorted(ends, inside, side="right")
+            before = ends[shard] - windows.sizes[first:last][shard]
+            assert self.shards is not None
+            sample[at] = self.shards[windows.shards[first:last][shard]] + inside - before
+        return turn, sample
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """An epoch's windows: shards edges[w]..edges[w+1]−1 of `shards` are in window w, whose first sample (counted in
+    the order of the epoch) is starts[w]; sizes: samples of each of `shards`."""
+
+    shards: IntArray
+    sizes: IntArray
+    edges: list[int]
+    starts: IntArray
+
+
+@lru_cache(maxsize=8)
+def _windows(order: Order, epoch: int) -> _Windows:
+    assert order.shards is not None
+    count = len(order.shards) - 1
+    width = window_of(order.shuffle) or count
+    shards = permute(np.arange(count), count, seed=order.seed, epoch=epoch, stream=(order.stream, _SHARDS))
+    sizes = np.diff(order.shards)[shards]
+    windows = -(-count // width)  # of nearly equal numbers of shards, for a last one of few would be mixed badly
+    edges = [w * count // windows for w in range(windows + 1)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])[edges[:-1]]
+    return _Windows(shards, sizes, edges, starts)
+
 
 @lru_cache(maxsize=8)
 def _items(order: Order, block: int, size: int) -> tuple[IntArray, IntArray, IntArray]:
     """Epoch, sample and repeat at the positions of a block. Kept, because a few positions cost nearly as much."""
     position = np.arange(block * size, (block + 1) * size, dtype=np.int64)
     epoch, place = np.divmod(position, order.epoch_length)
-    if order.shuffle:
-        # Epochs come in order, so each is a run of positions.
-        starts = np.flatnonzero(np.diff(epoch, prepend=-1))
-        for e, at, end in zip(epoch[starts].tolist(), starts, [*starts[1:], size], strict=True):
-            place[at:end] = permute(place[at:end], order.epoch_length, seed=order.seed, epoch=e)
-    repeat, sample = np.divmod(place, order.n)
-    return epoch, sample, repeat
+    place, member = np.divmod(place, order.together)
+    sample, turn = np.empty_like(place), np.empty_like(place)
+    # Epochs come in order, so each is a run of positions.
+    starts = np.flatnonzero(np.diff(epoch, prepend=-1))
+    for e, at, end in zip(epoch[starts].tolist(), starts, [*starts[1:], size], strict=True):
+        sample[at:end], turn[at:end] = order._groups(place[at:end], e)
+    return epoch, sample, turn * order.together + member
+
+
+def window_of(shuffle: str) -> int | None:
+    """k of "blocks:k", None for "full" and "none".
+
+    Raises:
+        UserError: none of these.
+    """
+    if shuffle in ("full", "none"):
+        return None
+    kind, _, number = shuffle.partition(":")
+    if kind != "blocks" or not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise UserError(
+            f"shuffle is {shuffle!r}; allowed: full, none, or blocks:k with a number of shards, as blocks:16"
+        )
+    return int(number)
+
+
+def check_together(together: int, repeats: int) -> None:
+    """Raises UserError where `together` items a read do not divide the `repeats` items of a sample."""
+    if together < 1:
+        raise UserError(f"data.clips_per_read is {together}; at least 1 is allowed")
+    if repeats % together:
+        more = -(-repeats // together) * together
+        raise UserError(
+            f"data.clips_per_read is {together}, which does not divide data.repeats, {repeats}: of each video "
+            f"data.repeats clips come in an epoch, as many at a time; --set data.repeats={more}"
+        )
+
+
+def shard_places(firsts: IntArray, samples: IntArray) -> IntArray:
+    """For `Order.shards`: the bounds of the shards' places in a selection; shards without a place are left out.
+
+    Args:
+        firsts: (S,) number of every shard's first sample, ascending.
+        samples: (n,) the selection, ascending.
+    """
+    bounds = np.searchsorted(samples, np.append(np.asarray(firsts, np.int64), np.iinfo(np.int64).max))
+    return np.unique(np.append(0, bounds)).astype(np.int64)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shards.errors import UserError
+from shards.order import check_together, window_of
 from shards.spec import ClipSpec, Jitter, WhenShort
 from trainer.recipes.files import Tree, find_recipe, merge, parse_overrides, read_yaml
 from trainer.strict import Strict, validate
@@ -58,6 +59,9 @@ class DataConfig(Strict):
         flip: probability of mirroring a clip.
         jitter: colour jitter, or null.
         repeats: clips drawn from each video per epoch.
+        shuffle: "full" permutes all clips of an epoch; "blocks:k" reads at most k shards at a time, in permuted order,
+            and permutes within; "none" keeps the order of the data set (docs/order.md).
+        clips_per_read: of `repeats`, how many of a video come together in a batch and share one read; a divisor.
         when_short: what a clip does that does not fit into its video (`shards.spec.ClipSpec`).
         split: named split to train on; null takes every sample.
         keep: fraction in (0, 1] (class-balanced, seeded) or a file with keys; null takes all of the split.
@@ -73,11 +77,22 @@ class DataConfig(Strict):
     flip: float = Field(default=0.5, ge=0, le=1)
     jitter: JitterConfig | None = None
     repeats: int = Field(default=1, ge=1)
+    shuffle: str = "full"
+    clips_per_read: int = Field(default=1, ge=1)
     when_short: WhenShort = "window"
     split: str | None = None
     keep: float | str | None = None
     workers: int = Field(default=2, ge=0)
     threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _order(self) -> DataConfig:
+        try:
+            window_of(self.shuffle)
+            check_together(self.clips_per_read, self.repeats)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     def spec(self, *, strides: tuple[int, ...] = (1,), clips: int = 1) -> ClipSpec:
         """The clip spec of a task that draws `clips` clips with strides from `strides`."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shards.errors import UserError
-from shards.order import Order, permute
+from shards.order import Order, permute, shard_places
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 9537, 95_370])
@@ -80,23 +80,111 @@ def test_items_are_the_same_from_any_start():
 
 
 def test_without_shuffle_the_selection_order_is_kept():
-    items = Order(4, repeats=2, shuffle=False).items(0, 10)
+    items = Order(4, repeats=2, shuffle="none").items(0, 10)
     assert items.sample.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert items.repeat.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+
+
+SHARDS = np.array([0, 3, 10, 11, 20, 24, 31])  # of 3, 7, 1, 9, 4 and 7 samples
+
+
+def blocks(k, **options):
+    return Order(31, shuffle=f"blocks:{k}", shards=SHARDS, **options)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 6, 100])
+@pytest.mark.parametrize(("repeats", "together"), [(1, 1), (4, 1), (4, 2), (6, 6)])
+def test_blocks_cover_every_item_once_an_epoch_and_start_anywhere(k, repeats, together):
+    order = blocks(k, seed=2, repeats=repeats, together=together)
+    length = 31 * repeats
+    whole = order.items(0, 4 * length)
+    for epoch in range(4):
+        part = slice(epoch * length, (epoch + 1) * length)
+        assert set(whole.epoch[part].tolist()) == {epoch}
+        pairs = set(zip(whole.sample[part].tolist(), whole.repeat[part].tolist(), strict=True))
+        assert pairs == {(s, r) for s in range(31) for r in range(repeats)}
+    for start, stop in ((length + 1, length + 2), (2 * length - 3, 2 * length + 5), (7, 7)):
+        part = blocks(k, seed=2, repeats=repeats, together=together).items(start, stop)
+        assert np.array_equal(part.sample, whole.sample[start:stop])
+        assert np.array_equal(part.repeat, whole.repeat[start:stop])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_never_more_than_k_shards_are_begun_and_not_done(k):
+    order = blocks(k, seed=5, repeats=3)
+    for epoch in range(20):
+        items = order.items(epoch * 93, (epoch + 1) * 93)
+        shard = np.searchsorted(SHARDS, items.sample, side="right") - 1
+        first, last = ([f(np.flatnonzero(shard == s)) for s in range(6)] for f in (np.min, np.max))
+        alive = [sum(a <= at <= b for a, b in zip(first, last, strict=True)) for at in range(93)]
+        assert max(alive) <= k
+
+
+def test_windows_are_of_equal_numbers_of_shards_and_others_in_every_epoch():
+    """Five shards in windows of at most four are three and two, not four and one."""
+    order = Order(500, seed=1, shuffle="blocks:4", shards=np.arange(0, 501, 100))
+    windows = []
+    for epoch in range(60):
+        shard = order.items(epoch * 500, (epoch + 1) * 500).sample // 100
+        parts = [frozenset(shard[:200].tolist()), frozenset(shard[200:].tolist())]
+        assert sorted(map(len, parts)) == [2, 3]
+        windows.append(parts[0])
+        assert abs(np.corrcoef(shard[:200], np.arange(200))[0, 1]) < 0.3  # mixed within the window
+    assert len(set(windows)) == 10  # all choices of two of five
+
+
+def test_items_that_belong_together_are_neighbours_and_their_groups_are_shuffled():
+    order = Order(50, seed=3, repeats=6, together=3)
+    items = order.items(0, 300)
+    groups = items.sample.reshape(-1, 3)
+    assert (groups == groups[:, :1]).all()
+    assert sorted(map(tuple, np.column_stack([groups[:, 0], items.repeat.reshape(-1, 3)]).tolist())) == [
+        (s, *r) for s in range(50) for r in ((0, 1, 2), (3, 4, 5))
+    ]
+    assert (groups[1:, 0] == groups[:-1, 0]).mean() < 0.1
+    assert np.array_equal(
+        Order(50, seed=3, repeats=6, together=1).items(0, 600).sample, Order(50, seed=3, repeats=6).items(0, 600).sample
+    )
+
+
+def test_streams_are_other_orders():
+    first, second = (Order(1000, seed=3, stream=stream).items(0, 1000).sample for stream in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
+    plain = Order(2**33, seed=2**40).items(5, 9).sample
+    assert np.array_equal(plain, permute(np.arange(5, 9), 2**33, seed=2**40, epoch=0))
+
+
+def test_places_of_shards_in_a_selection():
+    firsts = np.array([0, 10, 20, 30])
+    assert shard_places(firsts, np.arange(35)).tolist() == [0, 10, 20, 30, 35]
+    assert shard_places(firsts, np.array([2, 3, 11, 31, 34])).tolist() == [0, 2, 3, 5]
+    assert shard_places(firsts, np.array([20])).tolist() == [0, 1]
 
 
 def test_values_are_pinned():
     """Resuming a run needs the same order for ever; a change here needs a new format of run folders."""
     assert permute(np.arange(10), 10, seed=0, epoch=0).tolist() == PINNED_10
     assert Order(9537, seed=1, repeats=10).items(10**6, 10**6 + 5).sample.tolist() == PINNED_LATE
+    assert blocks(2, seed=1, repeats=2).items(100, 108).sample.tolist() == PINNED_BLOCKS
 
 
 PINNED_10 = [4, 3, 6, 0, 2, 7, 8, 9, 5, 1]
 PINNED_LATE = [4968, 1180, 7062, 2878, 4436]
+PINNED_BLOCKS = [2, 14, 17, 17, 16, 15, 11, 19]
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"n": 0}, "--split"), ({"n": 3, "repeats": 0}, "repeats"), ({"n": 3, "seed": -1}, "seed")]
+    ("options", "word"),
+    [
+        ({"n": 0}, "--split"),
+        ({"n": 3, "repeats": 0}, "repeats"),
+        ({"n": 3, "seed": -1}, "seed"),
+        ({"n": 3, "shuffle": "blocks"}, "blocks:16"),
+        ({"n": 3, "shuffle": "blocks:0"}, "blocks:16"),
+        ({"n": 3, "shuffle": "some"}, "full, none"),
+        ({"n": 3, "repeats": 3, "together": 2}, "--set data.repeats=4"),
+        ({"n": 3, "together": 0}, "clips_per_read is 0"),
+    ],
 )
 def test_wrong_options_say_what_is_allowed(options, word):
     with pytest.raises(UserError, match=word):

@@ -155,6 +155,17 @@ def test_data_section_becomes_a_clip_spec() -> None:
     )
 
 
+def test_order_options_are_checked_with_the_recipe() -> None:
+    for change, told in (
+        ("data.shuffle=block:3", r"data.*allowed: full, none, blocks:k"),
+        ("data.clips_per_read=2", r"--set data.repeats=2"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_recipe(toy_recipe(), [change])
+    data = load_recipe(toy_recipe(), ["data.shuffle=none", "data.repeats=4", "data.clips_per_read=2"]).data
+    assert (data.shuffle, data.clips_per_read) == ("none", 2)
+
+
 def test_keys_of_a_recipe_are_a_promise() -> None:
     """Run folders hold these keys: renaming one breaks resuming. Adding one with a default does not."""
     sections = yaml.safe_load(load_recipe(toy_recipe()).yaml())
@@ -164,7 +175,8 @@ def test_keys_of_a_recipe_are_a_promise() -> None:
         "task": ["name"],
         "backbone": ["base_width", "name"],
         "data": sorted(
-            "column frames resize crop fps flip jitter repeats when_short split keep workers threads".split()
+            "column frames resize crop fps flip jitter repeats shuffle clips_per_read when_short split keep workers "
+            "threads".split()
         ),
         "optim": sorted(
             "name lr momentum nesterov weight_decay backbone_lr_scale bias_lr_scale decay_all clip_norm".split()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shards.clips import check_columns
 from shards.dataset import Dataset, open_dataset
 from shards.errors import UserError
-from shards.order import Order
+from shards.order import Order, shard_places, window_of
 from shards.spec import ClipSpec, VideoFacts
 from trainer.data.batch import Batch
 from trainer.data.crew import Crew
@@ -44,7 +44,8 @@ class Loader:
         repeats: items per sample and epoch.
         split, keep: the selection, as in `Dataset.select`.
         samples: (n,) dataset numbers to use in place of `split` and `keep`.
-        shuffle: False gives the order of the selection in every epoch.
+        shuffle: "full", "blocks:k" or "none", as in `shards.order.Order`.
+        clips_per_read: items of a video that come together and share its frames; a divisor of `repeats`.
         rank, world: this rank makes rows rank·B/world to (rank+1)·B/world − 1.
         workers: processes; 0 makes batches in this one when they are asked for.
         threads: decoding threads per worker; None shares out this process's cores.
@@ -71,7 +72,8 @@ class Loader:
         split: str | None = None,
         keep: float | str | Path | None = None,
         samples: Samples | None = None,
-        shuffle: bool = True,
+        shuffle: str = "full",
+        clips_per_read: int = 1,
         rank: int = 0,
         world: int = 1,
         workers: int = 2,
@@ -85,7 +87,9 @@ class Loader:
             samples = self.dataset.select(split=split, keep=keep, seed=seed)
         self.samples = np.asarray(samples, dtype=np.int64)
         _check(batch=batch, rank=rank, world=world, workers=workers)
-        self._order = Order(len(self.samples), seed=seed, repeats=repeats, shuffle=shuffle)
+        self._order = order_of(
+            self.dataset, self.samples, seed=seed, repeats=repeats, shuffle=shuffle, together=clips_per_read
+        )
         self._world, self._plugins, self.workers = world, tuple(plugins), workers
         height, width = _shown_size(self.dataset, self.samples, spec)
         rows = batch // world
@@ -197,6 +201,31 @@ class Loader:
             yield step, rows, arrays
 
 
+def order_of(
+    dataset: Dataset,
+    samples: Samples,
+    *,
+    seed: int = 0,
+    repeats: int = 1,
+    shuffle: str = "full",
+    together: int = 1,
+    stream: int = 0,
+) -> Order:
+    """The order of a run over a selection of a data set; arguments as for `shards.order.Order`.
+
+    Raises:
+        UserError: a wrong option; samples that are not ascending, where the order is one of shards.
+    """
+    shards = None
+    if window_of(shuffle) is not None:
+        if np.any(np.diff(samples) <= 0):
+            raise UserError(f"shuffle {shuffle} needs the samples in ascending order, each once")
+        shards = shard_places(dataset.shard_firsts, samples)
+    return Order(
+        len(samples), seed=seed, repeats=repeats, shuffle=shuffle, together=together, shards=shards, stream=stream
+    )
+
+
 def once(
     url: str | Path | Dataset,
     spec: ClipSpec,
@@ -220,7 +249,7 @@ def once(
         samples=samples,
         batch=batch,
         seed=seed,
-        shuffle=False,
+        shuffle="none",
         rank=rank,
         world=world,
         workers=workers,

@@ -31,6 +31,8 @@ def loader_of(recipe: Recipe, dataset: Dataset, task: Task, ranks: Ranks, *, sam
         batch=train.batch,
         seed=train.seed,
         repeats=data.repeats,
+        shuffle=data.shuffle,
+        clips_per_read=data.clips_per_read,
         split=data.split,
         keep=data.keep,
         samples=samples,

@@ -202,7 +202,7 @@ class Trainer:
                 batch=self._config.batch,
                 seed=self._config.seed,
                 split=config.split,
-                shuffle=False,
+                shuffle="none",
                 rank=ranks.rank,
                 world=ranks.world,
                 workers=min(1, recipe.data.workers),
