@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from shards.errors import UserError
+from shards.memory import resident
 from shards.plugins import load_module, load_object
 
 # Work is spread by one process per core, so libraries inside a worker must not start threads of their own.
@@ -39,6 +40,7 @@ ONE_THREAD = {
     "NUMBA_NUM_THREADS": "1",
 }
 _STOP_SECONDS = 5.0
+_MEMORY_SECONDS = 0.5  # how often the memory of workers is looked at
 
 
 class WorkerError(RuntimeError):
@@ -142,6 +144,7 @@ class Lost:
         task: what it was working on.
         message: the last thing the task said with `notify`, or None.
         silent: it was ended here because it said nothing for too long.
+        large: it was ended here because it held more memory than allowed.
         reason: how it ended, in words.
     """
 
@@ -149,6 +152,7 @@ class Lost:
     message: Any
     silent: bool
     reason: str
+    large: bool = False
 
 
 def run_tasks(
@@ -159,7 +163,9 @@ def run_tasks(
     plugins: Iterable[str] = (),
     on_message: Callable[[Any], None] | None = None,
     on_lost: Callable[[Lost], Any] | None = None,
+    on_failed: Callable[[Any, Exception], None] | None = None,
     silence: float | None = None,
+    memory: int | None = None,
 ) -> Iterator[Any]:
     """Run `function(task)` for every task in worker processes; yield the results as they complete.
 
@@ -171,7 +177,10 @@ def run_tasks(
         on_message: receives what tasks pass to `notify`.
         on_lost: decides about a lost worker: returns the task to run in place of the lost one, or None for none,
             or raises. Without it the run ends with a WorkerError naming the task.
+        on_failed: told the task that raised and its error, before the run ends with that error.
         silence: seconds after which a worker that neither notified nor finished is ended.
+        memory: bytes a worker may hold; one that holds more is ended, one that holds more than half of it after a
+            task is replaced by a fresh one before the next.
 
     Raises:
         UserError: as raised by the function, same class and message.
@@ -187,9 +196,8 @@ def run_tasks(
         for task in islice(waiting, workers):
             slots.append(_Slot.start(target, tuple(plugins), task))
         while slots:
-            ready = _wait(slots, silence)
-            for slot in [s for s in slots if s.worker.connection in ready or s.is_silent(silence)]:
-                outcome = slot.receive() if slot.worker.connection in ready else _SILENT
+            ready = _wait(slots, silence, memory)
+            for slot, outcome in _outcomes(slots, ready, silence, memory, on_failed):
                 if isinstance(outcome, _Message):
                     if on_message is not None and not outcome.started:
                         on_message(outcome.value)
@@ -198,13 +206,13 @@ def run_tasks(
                     yield outcome.value
                     following = next(waiting, _NOTHING)
                 else:
-                    following = slot.lost(silent=outcome is _SILENT, ask=on_lost)
+                    following = slot.lost(outcome, ask=on_lost)
                     following = next(waiting, _NOTHING) if following is None else following
                 if following is _NOTHING:
                     slots.remove(slot)
                     slot.worker.close()
                 else:
-                    slot.give(following)
+                    slot.give(following, memory)
     finally:
         for slot in slots:
             slot.worker.kill()
@@ -237,6 +245,7 @@ class _Failure:
 _NOTHING = object()
 _LOST = object()
 _SILENT = object()
+_LARGE = object()
 _notify: Callable[[Any], None] | None = None
 
 
@@ -257,7 +266,11 @@ class _Slot:
         slot.give(task)
         return slot
 
-    def give(self, task: Any) -> None:
+    def give(self, task: Any, memory: int | None = None) -> None:
+        if memory is not None and self.held > memory // 2:
+            # What a library leaks from task to task must not be held against the next one.
+            self.worker.close()
+            self._renew()
         self.task, self.message, self.heard = task, None, math.inf
         # A worker that has died in the meantime is found by `receive`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -266,7 +279,12 @@ class _Slot:
     def is_silent(self, silence: float | None) -> bool:
         return silence is not None and time.monotonic() - self.heard > silence
 
-    def receive(self) -> Any:
+    @property
+    def held(self) -> int:
+        """Bytes of memory the worker holds."""
+        return resident(self.worker.pid)
+
+    def receive(self, on_failed: Callable[[Any, Exception], None] | None = None) -> Any:
         """A _Message, a _Result, or _LOST; a failure of the task is raised."""
         try:
             outcome = self.worker.connection.recv()
@@ -275,34 +293,63 @@ class _Slot:
             return _LOST
         self.heard = time.monotonic()
         if isinstance(outcome, _Failure):
-            if outcome.error is not None:
-                raise outcome.error
-            raise WorkerError(f"{self.target} failed on {_short(self.task)}:\n{outcome.trace}")
+            error = outcome.error or WorkerError(f"{self.target} failed on {_short(self.task)}:\n{outcome.trace}")
+            if on_failed is not None:
+                on_failed(self.task, error)
+            raise error
         if isinstance(outcome, _Message):
             self.message = outcome.value
         return outcome
 
-    def lost(self, *, silent: bool, ask: Callable[[Lost], Any] | None) -> Any:
-        """Replace the worker; the task to run in place of the lost one."""
-        if silent:
+    def lost(self, how: Any, *, ask: Callable[[Lost], Any] | None) -> Any:
+        """Replace the worker; the task to run in place of the lost one. `how`: _LOST, _SILENT or _LARGE."""
+        if how is _SILENT:
             reason = f"said nothing for {time.monotonic() - self.heard:.0f} s"
+            self.worker.kill()
+        elif how is _LARGE:
+            reason = f"held {self.held / 1e6:,.0f} MB of memory"
             self.worker.kill()
         else:
             reason = self.worker.exit_reason()
         self.worker.close()
         if ask is None:
             raise WorkerError(f"a worker {reason} while {self.target} worked on {_short(self.task)}")
-        following = ask(Lost(task=self.task, message=self.message, silent=silent, reason=reason))
-        self.worker = Worker.start("shards.procs:_serve", self.target, plugins=self.plugins)
+        following = ask(
+            Lost(task=self.task, message=self.message, silent=how is _SILENT, large=how is _LARGE, reason=reason)
+        )
+        self._renew()
         return following
 
+    def _renew(self) -> None:
+        self.worker = Worker.start("shards.procs:_serve", self.target, plugins=self.plugins)
 
-def _wait(slots: list[_Slot], silence: float | None) -> list[Any]:
-    """Connections with something to read; waits for one, or until a worker has been silent for too long."""
+
+def _outcomes(
+    slots: list[_Slot],
+    ready: list[Any],
+    silence: float | None,
+    memory: int | None,
+    on_failed: Callable[[Any, Exception], None] | None,
+) -> Iterator[tuple[_Slot, Any]]:
+    """Slots with what they sent, or with why their workers have to be ended."""
+    for slot in list(slots):
+        outcome = slot.receive(on_failed) if slot.worker.connection in ready else None
+        if outcome is None and slot.is_silent(silence):
+            outcome = _SILENT
+        elif memory is not None and (outcome is None or isinstance(outcome, _Message)) and slot.held > memory:
+            outcome = _LARGE
+        if outcome is not None:
+            yield slot, outcome
+
+
+def _wait(slots: list[_Slot], silence: float | None, memory: int | None) -> list[Any]:
+    """Connections with something to read; waits for one, or until it is time to look at silence or memory."""
     timeout = None
     heard = min(slot.heard for slot in slots)
     if silence is not None and heard < math.inf:
         timeout = max(0.0, heard + silence - time.monotonic()) + 0.01
+    if memory is not None:
+        timeout = _MEMORY_SECONDS if timeout is None else min(timeout, _MEMORY_SECONDS)
     return wait([slot.worker.connection for slot in slots], timeout)
 
 

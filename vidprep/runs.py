@@ -1,7 +1,9 @@
 """Writing the shards of a column in worker processes: what is finished stays, what is lost is done again.
 
 Packing and derived columns share this: a task is one shard, a worker tells with `Progress` which item (a video, a
-sample) it is at, and an item that ends or hangs workers is given up with a verdict instead of the run.
+sample) it is at, and an item that ends or hangs workers is given up with a verdict instead of the run. Several runs,
+here or on other machines, may work on one column: each leaves alone the shards whose heartbeats say that another is
+at them, and takes over those of a run that was lost.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,10 +19,12 @@ from shards.errors import StorageError, UserError
 from shards.procs import Lost, WorkerError, run_tasks
 from shards.receipts import Receipt, Verdict, has_receipt, read_receipt
 from shards.storage import Storage
+from vidprep.farm.beats import INTERVAL, Leases
 
 OnEvent = Callable[[dict[str, Any]], None]
 
 _EVENT_SECONDS = 1.0
+_LOOK_SECONDS = 1.0  # how often it is asked whether others have finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,50 +59,147 @@ class Work:
     check: Callable[[list[Receipt], int], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Part `index` of `of`: every `of`-th shard."""
+
+    index: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.of < 1 or not 0 <= self.index < self.of:
+            last = max(self.of, 1) - 1
+            raise UserError(f"there is no part {self.index} of {self.of}; parts are counted from 0 to {last}")
+
+    def __contains__(self, shard: object) -> bool:
+        return isinstance(shard, int) and shard % self.of == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+
 class ShardRun:
     """The work on shards that are not finished yet, and what is known of those that are.
 
+    Args:
+        work: the column.
+        workers: processes.
+        timeout: seconds without progress after which an item is given up.
+        memory: bytes that a process may hold; None: no bound.
+        part: the shards this run is to write; all by default.
+        interval: seconds from one heartbeat to the next.
+
     Attributes:
-        receipts: of all finished shards.
+        receipts: of all finished shards of the part.
     """
 
-    def __init__(self, storage: Storage, work: Work, *, workers: int, timeout: float, tell: OnEvent) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        work: Work,
+        *,
+        workers: int,
+        timeout: float,
+        tell: OnEvent,
+        memory: int | None = None,
+        part: Container[int] | None = None,
+        interval: float = INTERVAL,
+    ) -> None:
         self._storage, self._work = storage, work
-        self._workers, self._timeout, self._tell = workers, timeout, tell
+        self._workers, self._timeout, self._tell, self._memory = workers, timeout, tell, memory
+        self._part: Container[int] = Part() if part is None else part
+        self._interval = interval
         self.receipts: list[Receipt] = []
         self._deaths: Counter[tuple[int, str | None]] = Counter()  # of workers, by shard and item
         self._at: dict[int, Progress] = {}
+        self._sizes: dict[int, int] = {}  # items of shards that are not finished
+        self._total = 0  # items of the part
         self._done = 0  # items of finished shards
         self._written = [0, 0]  # items and frames of shards this run finished
         self._began = self._told = time.monotonic()
 
     def write(self) -> None:
-        """Write every shard that has no receipt. Raises as `target`, `condemn` and `check` do, and StorageError."""
-        waiting, sizes = [], {}
+        """Write every shard of the part that has no receipt; shards that others are at are waited for.
+
+        Raises as `target`, `condemn` and `check` do, and StorageError.
+        """
+        with Leases(self._storage, self._work.folder, interval=self._interval) as leases:
+            self._look(leases)
+            self._tell({"event": "start", "total": self._total, "done": self._done, "shards": len(self._sizes)})
+            self._work.check(self.receipts, self._done)
+            self._began = time.monotonic()
+            waiting = self._pass(set(self._sizes), leases)
+            self._tell_waiting(waiting, leases)
+            while waiting:
+                ready = {shard for shard in waiting if leases.holder(shard) is None}
+                if not ready:
+                    time.sleep(_LOOK_SECONDS)
+                waiting = (waiting - ready) | self._pass(ready, leases)
+
+    def _look(self, leases: Leases) -> None:
+        """What is finished, and what is not."""
         for shard, items, _ in self._work.shards():
-            sizes[shard] = items
+            if shard not in self._part:
+                continue
+            self._total += items
             if has_receipt(self._storage, self._work.folder, shard):
                 self._take(read_receipt(self._storage, self._work.folder, shard), items)
+                leases.clear(shard)
             else:
-                waiting.append(shard)
-        self._tell({"event": "start", "total": self._work.total, "done": self._done, "shards": len(waiting)})
-        self._work.check(self.receipts, self._done)
-        self._began = time.monotonic()
-        wanted = set(waiting)
+                self._sizes[shard] = items
+
+    def _pass(self, wanted: set[int], leases: Leases) -> set[int]:
+        """Write these shards; returns those that others are at."""
+        if not wanted:
+            return set()
+        theirs: set[int] = set()
+
+        def tasks() -> Iterator[Any]:
+            for shard, items, task in self._work.shards():
+                if shard not in wanted:
+                    continue
+                if not leases.take(shard, items):
+                    theirs.add(shard)
+                elif has_receipt(self._storage, self._work.folder, shard):  # since this run began, by another one
+                    self._finish(read_receipt(self._storage, self._work.folder, shard), leases)
+                else:
+                    yield task
+
+        def progress(message: Progress) -> None:
+            key = None if message.item is None else message.item.key
+            leases.note(message.shard, done=message.items, frames=message.frames, item=key)
+            self._progress(message)
+
         for receipt in run_tasks(
             self._work.target,
-            (task for shard, _, task in self._work.shards() if shard in wanted),
-            workers=min(self._workers, max(1, len(waiting))),
-            on_message=self._progress,
+            tasks(),
+            workers=min(self._workers, len(wanted)),
+            on_message=progress,
             on_lost=self._lost,
+            on_failed=lambda task, error: leases.fail(task.shard, str(error)),
             silence=self._timeout,
+            memory=self._memory,
         ):
-            last = self._at.pop(receipt.shard)
-            self._written[0] += sizes[receipt.shard]
+            self._finish(receipt, leases)
+        return theirs
+
+    def _finish(self, receipt: Receipt, leases: Leases) -> None:
+        leases.release(receipt.shard)
+        last = self._at.pop(receipt.shard, None)
+        items = self._sizes.pop(receipt.shard)
+        if last is not None:
+            self._written[0] += items
             self._written[1] += last.frames
-            self._take(receipt, sizes[receipt.shard])
-            self._announce(receipt)
-            self._work.check(self.receipts, self._done)
+        self._take(receipt, items)
+        self._announce(receipt)
+        self._work.check(self.receipts, self._done)
+
+    def _tell_waiting(self, shards: set[int], leases: Leases) -> None:
+        if not shards:
+            return
+        hosts = sorted({f"{beat.host} (process {beat.pid})" for s in sorted(shards) if (beat := leases.holder(s))})
+        text = f"{len(shards)} shards are being written by other runs, on {', '.join(hosts) or 'no host any more'}"
+        self._tell({"event": "note", "message": f"{text}; waiting for them"})
 
     def _take(self, receipt: Receipt, items: int) -> None:
         self.receipts.append(receipt)
@@ -131,12 +232,12 @@ class ShardRun:
         items = self._written[0] + sum(at.items for at in self._at.values())
         frames = self._written[1] + sum(at.frames for at in self._at.values())
         done = self._done + sum(at.items for at in self._at.values())
-        left = (self._work.total - done) * seconds / items if items else None
+        left = (self._total - done) * seconds / items if items else None
         self._tell(
             {
                 "event": "progress",
                 "done": done,
-                "total": self._work.total,
+                "total": self._total,
                 "videos": round(items / seconds, 3),
                 "frames": round(frames / seconds, 1),
                 "eta_seconds": None if left is None else round(left),
@@ -162,10 +263,17 @@ class ShardRun:
             )
         if item is None:
             raise WorkerError(f"a worker {it.reason} twice at {task!r}, while it worked on no video")
-        code = "timeout" if it.silent else "crashed"
-        reason = f"no new frame for {self._timeout:g} s" if it.silent else f"the process that works on it {it.reason}"
-        skip: Mapping[str, Verdict] = {**task.skip, item.key: self._work.condemn(item, code, reason)}
+        skip: Mapping[str, Verdict] = {**task.skip, item.key: self._work.condemn(item, *self._reason(it))}
         return replace(task, skip=skip)
+
+    def _reason(self, it: Lost) -> tuple[str, str]:
+        """Code and words of the verdict."""
+        if it.silent:
+            return "timeout", f"no new frame for {self._timeout:g} s"
+        if it.large:
+            bound = f"{(self._memory or 0) / 1e6:,.0f} MB"
+            return "memory", f"the process that works on it holds more than {bound}; allow more with --memory"
+        return "crashed", f"the process that works on it {it.reason}"
 
 
 def worker_count(asked: int | None) -> int:

@@ -20,6 +20,7 @@ BAD: dict[str, str] = {
     "nothing-between": "",
     "crashed": _REENCODE,
     "timeout": _REENCODE,
+    "memory": "",
 }
 """The video has no sample."""
 

@@ -39,3 +39,14 @@ def work(task: Any) -> Any:
         time.sleep(600)
     notify(("at", task))
     return task * 2
+
+
+_kept: list[bytes] = []
+
+
+def hoard(task: Any) -> int:
+    """Takes `task` bytes of memory and keeps them; returns the process."""
+    notify(("hoarding", task))
+    _kept.append(b"x" * task)
+    time.sleep(1.5 if task > 200_000_000 else 0)
+    return os.getpid()

@@ -114,3 +114,28 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_a_worker_that_holds_too_much_memory_is_ended() -> None:
+    lost: list[Lost] = []
+
+    def note(it: Lost) -> None:
+        lost.append(it)
+
+    results = list(run_tasks(f"{HERE}:hoard", [400_000_000, 1], workers=1, on_lost=note, memory=300_000_000))
+    assert len(results) == 1  # the second task, by a fresh worker
+    [it] = lost
+    assert it.large and not it.silent and it.message == ("hoarding", 400_000_000)
+    assert it.reason.startswith("held ")
+
+
+def test_a_worker_that_keeps_much_is_replaced_between_tasks() -> None:
+    first, second, third = run_tasks(f"{HERE}:hoard", [1, 150_000_000, 1], workers=1, memory=300_000_000)
+    assert first == second != third
+
+
+def test_the_task_that_failed_is_told() -> None:
+    told: list[Any] = []
+    with pytest.raises(StorageError):
+        list(run_tasks(f"{HERE}:work", ["user"], workers=1, on_failed=lambda task, e: told.append((task, str(e)))))
+    assert told == [("user", "no such bucket")]
