@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +45,7 @@ def select(
     if split is not None:
         numbers = numbers[dataset.table.mask(split)]
     numbers = numbers[dataset.valid[numbers]]
-    fraction = _fraction(keep)
+    fraction = fraction_of(keep)
     if fraction is not None:
         numbers = _thin(dataset, numbers, fraction, seed)
     elif keep is not None:
@@ -54,7 +55,8 @@ def select(
     return numbers
 
 
-def _fraction(keep: float | str | Path | None) -> float | None:
+def fraction_of(keep: float | str | Path | None) -> float | None:
+    """The number, if `keep` is one; None for a file or nothing. Raises UserError outside (0, 1]."""
     if keep is None or isinstance(keep, Path):
         return None
     try:
@@ -89,24 +91,43 @@ def _scramble(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _listed(dataset: _Selectable, file: Path) -> npt.NDArray[np.int64]:
+    found, unknown = find_keys(dataset, read_keys(file))
+    if unknown:
+        raise unknown_keys(file, unknown, dataset.url)
+    return found
+
+
+def read_keys(file: Path) -> list[str]:
+    """The keys of a file with one a line.
+
+    Raises:
+        StorageError: it cannot be read. UserError: it is not UTF-8 text.
+    """
     try:
-        keys = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise StorageError(
             f"cannot read the list of keys {file}: {error.strerror or error}; keep is a fraction or such a file"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error}); give one key a line") from error
+
+
+def find_keys(dataset: _Selectable, keys: Iterable[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Ascending numbers of the samples with these keys, and the keys that no sample has."""
     found, unknown = [], []
     for key in keys:
         try:
             found.append(dataset.number(key))
         except UserError:
             unknown.append(key)
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise UserError(
-            f"{file} lists {len(unknown)} keys that {dataset.url} has not: {', '.join(unknown[:5])}{more}; "
-            "give one key of samples.jsonl a line"
-        )
-    return np.array(sorted(set(found)), np.int64)
+    return np.array(sorted(set(found)), np.int64), unknown
+
+
+def unknown_keys(file: Path, unknown: Sequence[str], url: str) -> UserError:
+    """The error for keys of a file that a data set has not."""
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return UserError(
+        f"{file} lists {len(unknown)} keys that {url} has not: {', '.join(unknown[:5])}{more}; "
+        "give one key of samples.jsonl a line"
+    )

@@ -157,7 +157,7 @@ def test_data_section_becomes_a_clip_spec() -> None:
 
 def test_order_options_are_checked_with_the_recipe() -> None:
     for change, told in (
-        ("data.shuffle=block:3", r"data.*allowed: full, none, blocks:k"),
+        ("data.shuffle=block:3", r"data.*allowed: full, none, or blocks:k"),
         ("data.clips_per_read=2", r"--set data.repeats=2"),
     ):
         with pytest.raises(UserError, match=told):
