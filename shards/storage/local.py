@@ -1,110 +1,19 @@
-"""Where data sets live. Every access of this package to stored bytes goes through a `Storage`."""
+"""Data sets on a file system."""
 
 from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import StorageError, UserError
+from shards.errors import StorageError
 from shards.publish import Aside
-
-
-class MissingError(StorageError):
-    """An object that does not exist, in a store that can be reached."""
-
-
-@dataclass
-class ReadStats:
-    """What has been read through a storage, without mapped memory: calls and bytes."""
-
-    reads: int = 0
-    bytes: int = 0
-
-
-class Reader(Protocol):
-    """An open object, for many small reads."""
-
-    size: int
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes; fewer where the object ends. Safe to call from several threads."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Storage(Protocol):
-    """A data set's folder. Names are relative, with `/` between folders."""
-
-    url: str
-    stats: ReadStats
-
-    def exists(self, name: str) -> bool: ...
-    def size(self, name: str) -> int:
-        """Bytes. Raises MissingError."""
-        ...
-
-    def list(self, folder: str) -> list[str]:
-        """Sorted names of the objects directly in a folder, without the folder; empty where there is none."""
-        ...
-
-    def folders(self) -> tuple[str, ...]:
-        """Sorted names of the folders directly below."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Delete an object. Raises MissingError."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """The whole object. Raises MissingError."""
-        ...
-
-    def get_range(self, name: str, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`. Raises MissingError."""
-        ...
-
-    def open(self, name: str) -> Reader:
-        """Raises MissingError."""
-        ...
-
-    def map(self, name: str) -> npt.NDArray[np.uint8]:
-        """The object's bytes as a read-only array, in memory only where touched. Raises MissingError."""
-        ...
-
-    def create(self, name: str) -> Aside:
-        """A new object, visible when published."""
-        ...
-
-    def put(self, name: str, data: bytes, *, replace: bool = False) -> None:
-        """Publish a small object in one step; without `replace` its existence is a StorageError."""
-        ...
-
-
-def open_storage(url: str | Path) -> Storage:
-    """The storage of a path or a `file://` URL.
-
-    Raises:
-        UserError: another scheme.
-    """
-    text = str(url)
-    parts = urlsplit(text)
-    if "://" not in text:
-        return LocalStorage(Path(text))
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return LocalStorage(Path(unquote(parts.path)))
-    raise UserError(
-        f"{text} is not a place this version can use: allowed are a local path or file:///path; "
-        "mount the bucket or copy the data set to a disk first"
-    )
+from shards.storage.base import MissingError, ReadStats, Span
 
 
 class LocalStorage:
@@ -166,6 +75,9 @@ class LocalStorage:
     def open(self, name: str) -> LocalReader:
         return LocalReader(self.root / name, self.stats)
 
+    def fetch(self, name: str) -> LocalReader:
+        return self.open(name)
+
     def map(self, name: str) -> npt.NDArray[np.uint8]:
         try:
             with (self.root / name).open("rb") as file:
@@ -209,6 +121,9 @@ class LocalReader:
         self._stats.reads += 1
         self._stats.bytes += len(data)
         return data
+
+    def read_many(self, spans: Sequence[Span]) -> list[bytes]:
+        return [self.read(offset, size) for offset, size in spans]
 
     def close(self) -> None:
         if self._handle >= 0:
