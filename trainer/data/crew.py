@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from shards.errors import UserError
 from shards.procs import Worker, WorkerError
+from trainer.data.plans import Job
 from trainer.data.ring import Arrays, Ring, TooSmallError
-from trainer.data.worker import Filled, Job
+from trainer.data.worker import Filled
 
 Request = tuple[int, int]  # step, rows
 

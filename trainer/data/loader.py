@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,13 +16,14 @@ import numpy.typing as npt
 from shards.clips import check_columns
 from shards.dataset import Dataset, open_dataset
 from shards.errors import UserError
-from shards.order import Order, shard_places, window_of
+from shards.mixture import Mixture, order_of
 from shards.spec import ClipSpec, VideoFacts
 from trainer.data.batch import Batch
 from trainer.data.crew import Crew
 from trainer.data.pictures import flow_zero, is_flow, pixel_type
+from trainer.data.plans import Job
 from trainer.data.ring import Arrays, Layout
-from trainer.data.worker import Filler, Job
+from trainer.data.worker import Filler
 
 Samples = npt.NDArray[np.int64]
 
@@ -37,7 +39,7 @@ class Loader:
     that workers would have to wait (more than workers + 1), further ones are copies.
 
     Args:
-        url: the data set, or one that is open.
+        url: the data set, or one that is open, or an open mixture of several.
         spec: what the task wants to see of a video.
         batch: videos per step over all ranks.
         seed: selects order and draws.
@@ -46,6 +48,7 @@ class Loader:
         samples: (n,) dataset numbers to use in place of `split` and `keep`.
         shuffle: "full", "blocks:k" or "none", as in `shards.order.Order`.
         clips_per_read: items of a video that come together and share its frames; a divisor of `repeats`.
+        weighted: False goes through the samples of a mixture as through those of one data set.
         rank, world: this rank makes rows rank·B/world to (rank+1)·B/world − 1.
         workers: processes; 0 makes batches in this one when they are asked for.
         threads: decoding threads per worker; None shares out this process's cores.
@@ -63,7 +66,7 @@ class Loader:
 
     def __init__(
         self,
-        url: str | Path | Dataset,
+        url: str | Path | Dataset | Mixture,
         spec: ClipSpec,
         *,
         batch: int,
@@ -74,27 +77,35 @@ class Loader:
         samples: Samples | None = None,
         shuffle: str = "full",
         clips_per_read: int = 1,
+        weighted: bool = True,
         rank: int = 0,
         world: int = 1,
         workers: int = 2,
         threads: int | None = None,
         plugins: Iterable[str] = (),
     ) -> None:
-        dataset = url if isinstance(url, Dataset) else open_dataset(url)
-        check_columns(dataset, spec)
+        dataset = open_dataset(url) if isinstance(url, (str, Path)) else url
+        for part in parts_of(dataset):
+            check_columns(part, spec)
         self.dataset = dataset.with_columns(spec.columns)
         if samples is None:
             samples = self.dataset.select(split=split, keep=keep, seed=seed)
         self.samples = np.asarray(samples, dtype=np.int64)
         _check(batch=batch, rank=rank, world=world, workers=workers)
         self._order = order_of(
-            self.dataset, self.samples, seed=seed, repeats=repeats, shuffle=shuffle, together=clips_per_read
+            self.dataset,
+            self.samples,
+            seed=seed,
+            repeats=repeats,
+            shuffle=shuffle,
+            together=clips_per_read,
+            weighted=weighted,
         )
         self._world, self._plugins, self.workers = world, tuple(plugins), workers
-        height, width = _shown_size(self.dataset, self.samples, spec)
+        shown = _shown(self.dataset, self.samples, spec)
         rows = batch // world
         self._job = Job(
-            dataset=self.dataset,
+            parts=parts_of(self.dataset),
             spec=spec,
             samples=self.samples,
             order=self._order,
@@ -106,15 +117,12 @@ class Loader:
                 rows=rows,
                 clips=spec.clips,
                 frames=spec.frames,
-                height=height,
-                width=width,
                 jitter=spec.jitter is not None and spec.sampling != "uniform",
-                **_contents(self.dataset, spec),
+                **shown.layout,
             ),
             threads=_cores() // max(1, workers) or 1 if threads is None else threads,
         )
-        flow = spec.flow or (spec.column if is_flow(self.dataset, spec.column) else None)
-        self._flow_zero = 0.0 if flow is None else flow_zero(self.dataset, flow)
+        self._flow_zero = shown.flow_zero
         self.wait_seconds = 0.0
         self._crew: Crew | None = None
         self._filler: Filler | None = None
@@ -201,31 +209,6 @@ class Loader:
             yield step, rows, arrays
 
 
-def order_of(
-    dataset: Dataset,
-    samples: Samples,
-    *,
-    seed: int = 0,
-    repeats: int = 1,
-    shuffle: str = "full",
-    together: int = 1,
-    stream: int = 0,
-) -> Order:
-    """The order of a run over a selection of a data set; arguments as for `shards.order.Order`.
-
-    Raises:
-        UserError: a wrong option; samples that are not ascending, where the order is one of shards.
-    """
-    shards = None
-    if window_of(shuffle) is not None:
-        if np.any(np.diff(samples) <= 0):
-            raise UserError(f"shuffle {shuffle} needs the samples in ascending order, each once")
-        shards = shard_places(dataset.shard_firsts, samples)
-    return Order(
-        len(samples), seed=seed, repeats=repeats, shuffle=shuffle, together=together, shards=shards, stream=stream
-    )
-
-
 def once(
     url: str | Path | Dataset,
     spec: ClipSpec,
@@ -258,6 +241,11 @@ def once(
         yield from loader.epoch()
 
 
+def parts_of(data: Dataset | Mixture) -> tuple[Dataset, ...]:
+    """The data sets of a mixture, or the one."""
+    return data.parts if isinstance(data, Mixture) else (data,)
+
+
 def _check(*, batch: int, rank: int, world: int, workers: int) -> None:
     if not 0 <= rank < world:
         raise UserError(f"rank {rank} of {world} processes does not exist")
@@ -271,21 +259,56 @@ def _check(*, batch: int, rank: int, world: int, workers: int) -> None:
 
 
 class _Contents(TypedDict):
+    height: int
+    width: int
     channels: int
     pixels: str
     flow: str | None
     targets: int
 
 
-def _contents(dataset: Dataset, spec: ClipSpec) -> _Contents:
-    """What the batch of a spec holds besides RGB clips, for its layout."""
+@dataclass(frozen=True)
+class _ShownAs:
+    """What the batches of a data set hold: for their layout, and the number of flow planes for no motion."""
+
+    layout: _Contents
+    flow_zero: float
+
+    def text(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in {**self.layout, "flow zero": self.flow_zero}.items())
+
+
+def _shown(data: Dataset | Mixture, samples: Samples, spec: ClipSpec) -> _ShownAs:
+    """What the batches hold; the same of all parts of a mixture."""
+    if isinstance(data, Dataset):
+        return _shown_of(data, samples, spec)
+    found = []
+    for part, low, high in zip(data.parts, data.firsts, data.firsts[1:], strict=False):
+        mine = samples[(samples >= low) & (samples < high)] - low
+        found += [(part.url, _shown_of(part, mine, spec))] if len(mine) else []
+    (first_url, first), *others = found
+    for url, other in others:
+        if other != first:
+            raise UserError(
+                f"{first_url} and {url} do not make common batches: {first.text()}; {other.text()}. Set data.crop, or "
+                "make the columns of both in the same way"
+            )
+    return first
+
+
+def _shown_of(dataset: Dataset, samples: Samples, spec: ClipSpec) -> _ShownAs:
     table = None if spec.table is None else dataset.meta.columns[spec.table]
-    return _Contents(
+    flow = spec.flow or (spec.column if is_flow(dataset, spec.column) else None)
+    height, width = _shown_size(dataset, samples, spec)
+    layout = _Contents(
+        height=height,
+        width=width,
         channels=2 if is_flow(dataset, spec.column) else 3,
         pixels=pixel_type(dataset, spec.column),
         flow=None if spec.flow is None else pixel_type(dataset, spec.flow),
         targets=0 if table is None else int(table.parameters["numbers"]),
     )
+    return _ShownAs(layout, 0.0 if flow is None else flow_zero(dataset, flow))
 
 
 def _shown_size(dataset: Dataset, samples: Samples, spec: ClipSpec) -> tuple[int, int]:

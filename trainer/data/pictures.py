@@ -15,29 +15,61 @@ from shards.columns import COLUMNS
 from shards.dataset import Dataset
 from shards.errors import DataError
 from shards.flow import CODECS
-from shards.spec import ClipPlan
+from trainer.data.plans import IntArray, Row
 
 Pixels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One item to show: sample number, its plan, and where to write, (V,T,H,W,C)."""
+    """Clips of one sample to show, of one item or of several: which stored frames, (V,T), what to cut, (V,4), out of
+    frames resized to `size`, and where to write it, (V,T,H,W,C)."""
 
+    dataset: Dataset
     sample: int
-    plan: ClipPlan
+    frames: IntArray
+    crop: IntArray
+    size: tuple[int, int]
     out: Pixels
 
     def places(self) -> dict[int, list[tuple[int, int]]]:
         """Frame number → (clip, place in the clip) it is shown at."""
         found: dict[int, list[tuple[int, int]]] = {}
-        for v, shown in enumerate(self.plan.frames.tolist()):
-            for t, number in enumerate(shown):
+        for v, numbers in enumerate(self.frames.tolist()):
+            for t, number in enumerate(numbers):
                 found.setdefault(number, []).append((v, t))
         return found
 
+    def fields(self, column: str) -> dict[int, list[tuple[int, int]]]:
+        """The same for fields of a flow column: frame t shows the field that leads from it, the last one the last."""
+        last = int(self.dataset.record(self.sample, column)["frames"]) // 2 - 1
+        found: dict[int, list[tuple[int, int]]] = {}
+        for number, shown_at in self.places().items():
+            found.setdefault(min(number, last), []).extend(shown_at)
+        return found
+
     def boxes(self) -> list[tuple[slice, slice]]:
-        return [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in self.plan.crop.tolist()]
+        return [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in self.crop.tolist()]
+
+
+def shown(parts: Sequence[Dataset], rows: Sequence[Row], out: Pixels) -> Shown:
+    """Rows of one sample, read together.
+
+    Args:
+        out: (rows,V,T,H,W,C), contiguous.
+    """
+    first, plans = rows[0], [row.plan for row in rows]
+    if len(rows) == 1:
+        return Shown(parts[first.part], first.sample, plans[0].frames, plans[0].crop, plans[0].size, out[0])
+    frames, crop = np.concatenate([plan.frames for plan in plans]), np.concatenate([plan.crop for plan in plans])
+    return Shown(parts[first.part], first.sample, frames, crop, plans[0].size, out.reshape(-1, *out.shape[2:]))
+
+
+def stored(column: str, item: Shown) -> list[int]:
+    """Numbers of the stored images of a column that showing an item reads."""
+    if is_flow(item.dataset, column):
+        return [2 * t + c for t in item.fields(column) for c in (0, 1)]
+    return list(item.places())
 
 
 def is_flow(dataset: Dataset, column: str) -> bool:
@@ -66,18 +98,21 @@ def flow_step(dataset: Dataset, column: str, sample: int, size: tuple[int, int])
     return step * size[1] / int(record["width"]), step * size[0] / int(record["height"])
 
 
-def write_frames(dataset: Dataset, column: str, items: Sequence[Shown]) -> None:
+def write_frames(column: str, items: Sequence[Shown]) -> None:
     """Read, decode, resize and crop RGB frames; each distinct frame is decoded once.
 
     Raises:
         DataError: stored bytes are damaged.
     """
     # All bytes before any pixel: in turn, each would find its code and data gone from the processor's caches.
-    found = [(item, places := item.places(), dataset.jpegs(item.sample, list(places), column=column)) for item in items]
+    found = [
+        (item, places := item.places(), item.dataset.jpegs(item.sample, list(places), column=column)) for item in items
+    ]
     for item, places, jpegs in found:
+        dataset = item.dataset
         record = dataset.record(item.sample, column)
         stored = (int(record["height"]), int(record["width"]))
-        boxes, size = item.boxes(), item.plan.size
+        boxes, size = item.boxes(), item.size
         image = np.empty((*stored, 3), np.uint8)
         resized = image if size == stored else np.empty((*size, 3), np.uint8)
         for (number, shown_at), data in zip(places.items(), jpegs, strict=True):
@@ -92,7 +127,7 @@ def write_frames(dataset: Dataset, column: str, items: Sequence[Shown]) -> None:
                 item.out[v, t] = resized[boxes[v]]
 
 
-def write_flow(dataset: Dataset, column: str, items: Iterable[Shown]) -> None:
+def write_flow(column: str, items: Iterable[Shown]) -> None:
     """Read, decode, resize and crop flow: for frame t of a plan the field that leads from it to the next frame, at the
     video's end the last field. Planes are resized as they are stored; their step changes with the size (`flow_step`).
 
@@ -100,14 +135,9 @@ def write_flow(dataset: Dataset, column: str, items: Iterable[Shown]) -> None:
         DataError: stored bytes are damaged.
     """
     for item in items:
-        record = dataset.record(item.sample, column)
-        last = int(record["frames"]) // 2 - 1
-        codec, boxes, size = dataset.codec(item.sample, column=column), item.boxes(), item.plan.size
-        fields: dict[int, list[tuple[int, int]]] = {}
-        for number, shown_at in item.places().items():
-            fields.setdefault(min(number, last), []).extend(shown_at)
-        planes = [2 * t + c for t in fields for c in (0, 1)]
-        data = iter(dataset.jpegs(item.sample, planes, column=column))
+        dataset, fields = item.dataset, item.fields(column)
+        codec, boxes, size = dataset.codec(item.sample, column=column), item.boxes(), item.size
+        data = iter(dataset.jpegs(item.sample, stored(column, item), column=column))
         for field, shown_at in fields.items():
             for channel in (0, 1):
                 try:

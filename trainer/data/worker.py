@@ -14,49 +14,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from shards import errors
-from shards.dataset import Dataset
 from shards.errors import UserError
-from shards.order import Order
-from shards.rng import rng_for
-from shards.spec import ClipPlan, ClipSpec, VideoFacts
-from shards.table import ClipTable
-from trainer.data.pictures import Shown, flow_step, is_flow, write_flow, write_frames
-from trainer.data.ring import Arrays, Layout, Ring
+from trainer.data.pictures import Shown, flow_step, is_flow, shown, write_flow, write_frames
+from trainer.data.plans import Job, plan_rows, together
+from trainer.data.ring import Arrays, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
 _TOGETHER = 8  # items at most that are read before they are decoded, for the same reason as planning first
-_NO_TIMES = np.zeros(0, np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What makes batches: the same job and step give the same bytes in any process.
-
-    Args:
-        dataset: pickles as its address.
-        spec: what the task wants to see of a video.
-        samples: (n,) numbers of the samples in use.
-        order: of the places 0..n−1 in `samples`.
-        seed: of all draws.
-        batch: global batch; this rank makes rows first..first+rows−1 of it.
-        layout: of the arrays to fill.
-        threads: that decode at once.
-    """
-
-    dataset: Dataset
-    spec: ClipSpec
-    samples: npt.NDArray[np.int64]
-    order: Order
-    seed: int
-    batch: int
-    first: int
-    rows: int
-    layout: Layout
-    threads: int
 
 
 class Filler:
@@ -73,38 +39,33 @@ class Filler:
             UserError: a sample cannot be shown as the spec asks; names its key.
             DataError: stored bytes are damaged.
         """
-        job = self.job
-        start = step * job.batch + job.first
-        items = job.order.items(start, start + rows)
-        samples = job.samples[items.sample]
-        facts = self._facts(samples)
-        tables = self._tables(samples)
+        job, parts = self.job, self.job.parts
         # All plans before any pixel: in turn, each would find its code and data gone from the processor's caches.
-        plans = [
-            self._plan(*item)
-            for item in zip(facts, tables, samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
-        ]
-        arrays["sample"][:rows] = samples
-        for row, plan in enumerate(plans):
-            arrays["stride"][row], arrays["frames"][row], arrays["flip"][row] = plan.stride, plan.frames, plan.flip
+        found = plan_rows(job, step, rows)
+        for place, row in enumerate(found):
+            plan = row.plan
+            arrays["sample"][place] = row.number
+            arrays["stride"][place], arrays["frames"][place], arrays["flip"][place] = (
+                plan.stride,
+                plan.frames,
+                plan.flip,
+            )
             if plan.jitter is not None:
                 for name in ("apply", "factors", "order"):
-                    arrays[name][row] = getattr(plan.jitter, name)
+                    arrays[name][place] = getattr(plan.jitter, name)
             if plan.targets is not None:
-                arrays["targets"][row] = plan.targets
-        if "flow_step" in arrays:
-            column = job.spec.flow or job.spec.column
-            for row, (sample, plan) in enumerate(zip(samples.tolist(), plans, strict=True)):
-                arrays["flow_step"][row] = flow_step(job.dataset, column, sample, plan.size)
-        size = min(_TOGETHER, max(1, rows // (4 * job.threads)))  # but enough groups to keep all threads at work
-        shown = {"clips": job.spec.column, "flow": job.spec.flow}
+                arrays["targets"][place] = plan.targets
+            if "flow_step" in arrays:
+                column = job.spec.flow or job.spec.column
+                arrays["flow_step"][place] = flow_step(parts[row.part], column, row.sample, plan.size)
+        runs = list(together(found))
+        size = min(_TOGETHER, max(1, len(runs) // (4 * job.threads)))  # but enough groups to keep all threads at work
         self._show(
             [
-                (column, [Shown(*item) for item in zip(samples.tolist()[some], plans[some], array[some], strict=True)])
-                for name, column in shown.items()
+                (column, [shown(parts, found[start:stop], arrays[name][start:stop]) for start, stop in some])
+                for name, column in {"clips": job.spec.column, "flow": job.spec.flow}.items()
                 if column is not None
-                for array in [arrays[name][:rows]]
-                for some in (slice(i, i + size) for i in range(0, rows, size))
+                for some in (runs[i : i + size] for i in range(0, len(runs), size))
             ]
         )
 
@@ -121,41 +82,7 @@ class Filler:
             raise failed[0]
 
     def _decode(self, column: str, items: Sequence[Shown]) -> None:
-        write = write_flow if is_flow(self.job.dataset, column) else write_frames
-        write(self.job.dataset, column, items)
-
-    def _facts(self, samples: npt.NDArray[np.int64]) -> list[VideoFacts]:
-        """What the plans of some samples depend on."""
-        dataset = self.job.dataset
-        if self.job.spec.fps is not None:
-            return [dataset.facts(sample) for sample in samples.tolist()]
-        # Only resampling looks at times, and they are most of the cost of facts.
-        frames = dataset.frame_counts[samples].tolist()
-        sizes = dataset.records[["height", "width"]][samples].tolist()
-        return [
-            VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, (h, w) in zip(frames, sizes, strict=True)
-        ]
-
-    def _tables(self, samples: npt.NDArray[np.int64]) -> list[ClipTable | None]:
-        """The samples' clip tables, where the spec asks for them."""
-        name = self.job.spec.table
-        if name is None:
-            return [None] * len(samples)
-        return [self.job.dataset.clip_table(sample, column=name) for sample in samples.tolist()]
-
-    def _plan(self, facts: VideoFacts, table: ClipTable | None, sample: int, epoch: int, repeat: int) -> ClipPlan:
-        job = self.job
-        try:
-            plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat), table)
-            height, width = plan.crop[0, 2:].tolist()
-            if (height, width) != (job.layout.height, job.layout.width):
-                raise UserError(
-                    f"it is shown at {height}x{width} (height x width) and others at "
-                    f"{job.layout.height}x{job.layout.width}; set data.crop, or data.resize to one size"
-                )
-        except UserError as error:
-            raise UserError(f"sample {job.dataset.key(sample)}: {error}") from error
-        return plan
+        (write_flow if is_flow(items[0].dataset, column) else write_frames)(column, items)
 
     def close(self) -> None:
         if self._pool is not None:
