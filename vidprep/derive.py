@@ -23,6 +23,7 @@ from shards.table import TableGeometry
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import Flip, LabelMaker
 from vidprep.deriving.work import At, DeriveTask, Maker, shard_samples, verdict
+from vidprep.flow.backends import choose_backend
 from vidprep.runs import OnEvent, ShardRun, Work, ignore, worker_count
 from vidprep.statistics import Variant
 
@@ -93,10 +94,14 @@ def add_flow(
         StorageError: the destination cannot be read or written.
     """
     maker = flow_maker(method=method, backend=backend, codec=codec, bound=bound, source=source, **options)
+    tell = on_event or ignore
+    if method == "tvl1" and backend == "auto":
+        name, reason = choose_backend()
+        tell({"event": "backend", "message": f"TV-L1 backend {name}: {reason}"})
     maker.probe()
     if workers is None and maker.options.get("backend") in _ON_GPU:
         workers = 1
-    return _derive(dest, maker, column, "vidprep flow", workers=workers, timeout=timeout, tell=on_event or ignore)
+    return _derive(dest, maker, column, "vidprep flow", workers=workers, timeout=timeout, tell=tell)
 
 
 def flow_maker(

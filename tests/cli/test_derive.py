@@ -11,6 +11,7 @@ from cli.main import run
 from shards.meta import read_meta
 from tests.vidprep.clips import noise_frames, write_clip
 from tests.vidprep.test_derive import contents
+from vidprep.flow import choose_backend
 from vidprep.records import Video, write_manifest
 
 FLOW = ("nscales=1", "warps=1", "outer_iterations=1", "inner_iterations=2")
@@ -83,7 +84,10 @@ def test_regenerate_inspect_and_prune(manifest: Path, tmp_path: Path, capsys: py
     assert run(["labels", dest]) == 1
     assert f"vidprep flow {dest}" in capsys.readouterr().err
     flow = ["flow", dest, "--workers", "1", *(word for pair in FLOW for word in ("--param", pair))]
-    assert run(flow) == 0 and run([*flow, "--codec", "release"]) == 0
+    assert run(flow) == 0
+    (chosen,) = [line for line in capsys.readouterr().out.splitlines() if '"backend"' in line]
+    assert json.loads(chosen)["message"] == "TV-L1 backend {}: {}".format(*choose_backend())
+    assert run([*flow, "--codec", "release"]) == 0
     folder = read_meta(dest).columns["flow"].folder
     capsys.readouterr()
     assert run(["info", dest]) == 0
