@@ -47,9 +47,9 @@ def select(
     numbers = numbers[dataset.valid[numbers]]
     fraction = fraction_of(keep)
     if fraction is not None:
-        numbers = _thin(dataset, numbers, fraction, seed)
+        numbers = thin(dataset, numbers, fraction, seed)
     elif keep is not None:
-        numbers = np.intersect1d(numbers, _listed(dataset, Path(keep)))  # type: ignore[arg-type]
+        numbers = np.intersect1d(numbers, listed(dataset, Path(keep)))  # type: ignore[arg-type]
     if not len(numbers):
         raise UserError(f"no sample of {dataset.url} is left by split {split!r} and keep {keep!s}")
     return numbers
@@ -68,7 +68,8 @@ def fraction_of(keep: float | str | Path | None) -> float | None:
     return fraction
 
 
-def _thin(dataset: _Selectable, numbers: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+def thin(dataset: _Selectable, numbers: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+    """(m,) ascending: a share of each class among these samples; see `keep` of `select`."""
     if not len(numbers):
         return numbers
     salt = np.random.SeedSequence(seed).generate_state(1, np.uint64)
@@ -90,7 +91,8 @@ def _scramble(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-def _listed(dataset: _Selectable, file: Path) -> npt.NDArray[np.int64]:
+def listed(dataset: _Selectable, file: Path) -> npt.NDArray[np.int64]:
+    """(m,) ascending numbers of the samples whose keys a file lists, one a line. Raises as `select`."""
     found, unknown = find_keys(dataset, read_keys(file))
     if unknown:
         raise unknown_keys(file, unknown, dataset.url)
