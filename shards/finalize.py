@@ -201,7 +201,7 @@ def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool, agai
             splits=tuple(video.get("splits") or ()),
             group=video.get("group") or (owner if segmented else None),
             caption=video.get("caption"),
-            video=owner if segmented else None,
+            video=owner if segmented else video.get("video"),
         )
 
 

@@ -389,6 +389,10 @@ def test_verdicts_and_segments(judged: Path, tmp_path: Path) -> None:
     assert verdicts(tmp_path / "part") == [(0, "y")]
     for name in ("one", "many", "two", "part"):
         assert_sound(tmp_path / name)
+        before, producer = digest(tmp_path / name), read_meta(str(tmp_path / name)).columns["rgb"].producer
+        (tmp_path / name / "dataset.json").unlink()
+        finalize(tmp_path / name, producer=producer)
+        assert digest(tmp_path / name) == before
 
 
 KILLED = """
