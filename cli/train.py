@@ -17,7 +17,13 @@ _SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "launcher": 143}
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", required=True, metavar="DEST", help="The data set: the DEST of vidprep pack.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    metavar="DEST[=SHARE]",
+    help="The data set: the DEST of vidprep pack. Several are mixed, with this share of the clips or by size.",
+)
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder.  [runs/RECIPE-DATASET]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated."
@@ -38,7 +44,7 @@ _SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "launcher": 143}
 )
 def train(
     recipe: str,
-    data: str,
+    data: tuple[str, ...],
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -59,6 +65,7 @@ def train(
     vidprep train pace-r3d --data DATA --split train
     vidprep train pace-r3d --data DATA --set train.batch=64 --set optim.lr=0.002 --out runs/large
     vidprep train runs/large/recipe.yaml --data DATA --out runs/large --resume
+    vidprep train pace-r3d --data k400 --data ucf101=0.3
     vidprep train finetune --data DATA --split train --init runs/large
 
     A run that is stopped (Ctrl-C, SIGTERM, --max-time) saves, prints the command that goes on, and gives after it

@@ -1,6 +1,6 @@
 """Several orders run through at once, each with its share of the items: which one has a position is arithmetic, too.
 
-Positions are cut into rounds of 1,024 (groups of) items. In a round every order has its share, to one item; over the
+Positions are cut into rounds of 64 (groups of) items. In a round every order has its share, to one item; over the
 rounds the shares are exact. Which places of the round are whose is a permutation drawn for the round, and each order
 goes on where it stood. So no state is needed, and a step is the same on any number of ranks and workers.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from shards.errors import UserError
 from shards.order import IntArray, Items, Order, permute
 
-_ROUND = 1024
+_ROUND = 64  # few, so that a batch has about its shares
 _DRAW = 3  # as in `shards.order`: what the permutation is of
 UNITS = 1 << 32
 """Shares are whole numbers of these, together UNITS: sums of fractions would round, and other machines otherwise."""

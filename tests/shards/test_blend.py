@@ -70,8 +70,8 @@ def test_every_order_is_gone_through_as_if_it_were_alone(together, shuffle):
 def test_shares_are_kept_to_an_item_everywhere(shuffle):
     sizes = (1000, 17)
     blend = make((None, 0.3), sizes, shuffle=shuffle)
-    second = blend.items(0, 200 * 1024).sample >= 1000
-    for at in range(1024, len(second), 1024):
+    second = blend.items(0, 3200 * 64).sample >= 1000
+    for at in range(64, len(second), 64):
         assert abs(int(second[:at].sum()) - at * Fraction(3, 10)) <= 1
     per_batch = second[: 3000 * 32].reshape(-1, 32).sum(axis=1)
     assert (per_batch.std() > 1) == shuffle  # drawn, or spread evenly
@@ -98,4 +98,4 @@ def test_values_are_pinned():
     assert make((None, 0.3), (1000, 50)).items(10**6, 10**6 + 6).sample.tolist() == PINNED
 
 
-PINNED = [414, 1042, 1043, 1044, 933, 328]
+PINNED = [153, 77, 1030, 556, 414, 1023]

@@ -125,7 +125,7 @@ def half_a_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ("train.batch=5", r"train.batch: 4 → 5"),
         ("train.seed=3", r"train.seed: 0 → 3"),
         ("data.repeats=2", r"data.repeats: 1 → 2"),
-        ("data.split=train", r"data.split: None → train(.|\n)*data: 10 samples .* → 8 of"),
+        ("data.split=train", r"data.split: None → train(.|\n)*data: 10 samples .* → 8 samples of"),
         ("optim.lr=0.3", r"optim.lr: 0.02 → 0.3"),
         ("backbone.base_width=2", r"backbone.base_width: 1 → 2"),
         ("task.paces=3", r"task.paces: None → 3"),

@@ -17,6 +17,7 @@ from shards.errors import UserError
 from trainer.config import Recipe, ValidateConfig
 from trainer.data.batch import Batch, upload
 from trainer.data.loader import Loader
+from trainer.engine.build import held_out
 from trainer.engine.checkpoint import Checkpoint, best_info, save_checkpoint
 from trainer.engine.device import out_of_memory
 from trainer.engine.distributed import Ranks, SharedError, seed_step
@@ -201,8 +202,9 @@ class Trainer:
                 replace(self._task.spec, crop_at="center", flip=0.0, jitter=None),
                 batch=self._config.batch,
                 seed=self._config.seed,
-                split=config.split,
+                samples=held_out(self.parts.loader.dataset, config.split),
                 shuffle="none",
+                weighted=False,
                 rank=ranks.rank,
                 world=ranks.world,
                 workers=min(1, recipe.data.workers),

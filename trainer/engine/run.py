@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from shards.dataset import Dataset, open_dataset
+from shards.dataset import Dataset
+from shards.mixture import Mixture, open_data
 from shards.receipts import package_versions
 from trainer.config import Recipe, load_recipe
-from trainer.engine.build import loader_of, task_of
+from trainer.engine.build import held_out, loader_of, task_of
 from trainer.engine.checkpoint import Checkpoint, read_checkpoint
 from trainer.engine.device import describe_device
 from trainer.engine.distributed import Ranks, open_ranks
@@ -28,6 +29,7 @@ from trainer.engine.runs import (
     describe_data,
     locked,
     resume_point,
+    sources_of,
     write_text,
 )
 from trainer.engine.schedule import Length
@@ -41,7 +43,7 @@ class RunResult:
 
     Attributes:
         run: the run folder.
-        data: the data set.
+        data: the data set, of several the first.
         step, total: steps done and to be done.
         epoch: epochs done.
         stopped: "" at the end, else "max-time", "SIGINT", "SIGTERM" or "launcher".
@@ -66,7 +68,7 @@ class RunResult:
 
 def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -84,7 +86,7 @@ def train(
 
     Args:
         recipe, overrides: as for `trainer.config.load_recipe`.
-        data: the data set.
+        data: the data set; or several, "DEST" or "DEST=WEIGHT" (`shards.mixture.open_data`, docs/order.md).
         out: run folder; default runs/RECIPE-DATASET.
         resume: go on from the newest checkpoint of `out`, if there is one.
         init: run folder or weights file the backbone starts from; overrides the recipe's `init`.
@@ -128,9 +130,9 @@ class _Start:
     log: tuple[str, ...]
     notify: Notify
 
-    def train(self, data: str | Path, stack: ExitStack) -> RunResult:
+    def train(self, data: str | Path | Sequence[str | Path], stack: ExitStack) -> RunResult:
         recipe, ranks = self.recipe, self.ranks
-        dataset = open_dataset(data)
+        dataset = open_data(data)
         run = self.out or default_out(recipe, dataset)
         precision(recipe.train.precision, ranks.device)  # refused before there is a run folder
         ranks.on_main(lambda: check_free(run, resume=self.resume))
@@ -139,7 +141,7 @@ class _Start:
         loader = stack.enter_context(loader_of(recipe, dataset, task, ranks))
         task.check_labels(dataset.labels[loader.samples])
         if recipe.train.validation is not None:
-            dataset.select(split=recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
+            held_out(dataset, recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
         length = Length.of(recipe, samples=len(loader.samples))
         described = describe_data(loader.dataset, loader.samples)
 
@@ -175,7 +177,7 @@ class _Start:
         self._write_info(parts, result)
         return result
 
-    def _info(self, dataset: Dataset, described: Mapping[str, Any]) -> dict[str, Any]:
+    def _info(self, dataset: Dataset | Mixture, described: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "recipe": self.recipe.tree(),
             "recipe_digest": self.recipe.digest(),
@@ -212,13 +214,14 @@ class _Start:
         self._write_info(parts, self._result(trainer, parts, ""))
 
     def _result(self, trainer: Trainer, parts: Parts, stopped: str) -> RunResult:
-        command = ["vidprep", "train", str(parts.run / RECIPE), "--data", parts.loader.dataset.url]
+        command = ["vidprep", "train", str(parts.run / RECIPE)]
+        command += [word for source in sources_of(parts.info["data"]) for word in ("--data", source)]
         command += ["--out", str(parts.run), "--resume"]
         command += [] if self.device == "auto" else ["--device", self.device]
         command += ["--gpus", str(parts.ranks.world)] if parts.ranks.world > 1 else []
         return RunResult(
             run=parts.run,
-            data=parts.loader.dataset.url,
+            data=str(parts.info["data"]["url"]),
             step=trainer.step,
             total=parts.length.total,
             epoch=parts.length.epoch(trainer.step),

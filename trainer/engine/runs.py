@@ -22,6 +22,7 @@ from typing import Any
 
 from shards.dataset import Dataset
 from shards.errors import StorageError, UserError
+from shards.mixture import Mixture
 from shards.order import IntArray
 from shards.publish import Aside
 from trainer.config import Recipe, load_recipe
@@ -38,9 +39,10 @@ _FREE = re.compile(
 _LENGTH = re.compile(r"train\.(epochs|steps)|schedule\..*")
 
 
-def default_out(recipe: Recipe, dataset: Dataset) -> Path:
+def default_out(recipe: Recipe, data: Dataset | Mixture) -> Path:
     """runs/RECIPE-DATASET in the current folder."""
-    return Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{dataset.meta.name}")
+    name = data.meta.name if isinstance(data, Dataset) else data.name
+    return Path("runs") / re.sub(r"[^\w.-]+", "_", f"{recipe.name}-{name}")
 
 
 @contextmanager
@@ -103,10 +105,7 @@ def resume_point(
     refused += [key for key in changes if _LENGTH.fullmatch(key) and not _same_past(before, recipe, info, length)]
     lines = [f"  {key}: {changes[key]}" for key in refused]
     if info["data"]["digest"] != data["digest"]:
-        was = info["data"]
-        lines.append(
-            f"  data: {was['samples']} samples of {was['url']} → {data['samples']} of {data['url']}, not the same"
-        )
+        lines.append(f"  data: {_counted(info['data'])} → {_counted(data)}, not the same")
     if lines:
         raise UserError(
             "\n".join([f"{run} cannot go on at step {info['step']}, since these make other steps:", *lines])
@@ -118,14 +117,41 @@ def resume_point(
     return paths[-1], [f"{key}: {change}" for key, change in changes.items()]
 
 
-def describe_data(dataset: Dataset, samples: IntArray) -> dict[str, Any]:
-    """The data set and selection of a run: where it was, and a digest of what it is."""
+def describe_data(data: Dataset | Mixture, samples: IntArray) -> dict[str, Any]:
+    """The data set (of a mixture: the first, and `sources`, all with their weights) and selection of a run: where it
+    was, and a digest of what it is."""
+    if isinstance(data, Dataset):
+        return {"url": data.url, "name": data.meta.name, "samples": len(samples), "digest": _digest(data, samples)}
+    parts = [
+        _digest(part, samples[(samples >= low) & (samples < high)] - low)
+        for part, low, high in zip(data.parts, data.firsts, data.firsts[1:], strict=False)
+    ]
+    text = json.dumps([parts, data.weights, data.classes])
+    return {
+        "url": data.parts[0].url,
+        "sources": list(data.sources),
+        "name": data.name,
+        "samples": len(samples),
+        "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+    }
+
+
+def sources_of(described: Mapping[str, Any]) -> list[str]:
+    """What `--data` was given, from what `describe_data` gave."""
+    return list(described.get("sources") or [described["url"]])
+
+
+def _counted(described: Mapping[str, Any]) -> str:
+    return f"{described['samples']} samples of {' + '.join(sources_of(described))}"
+
+
+def _digest(dataset: Dataset, samples: IntArray) -> str:
     meta, digest = dataset.meta, hashlib.blake2b(digest_size=16)
     columns = {name: (meta.columns[name].folder, dict(meta.columns[name].parameters)) for name in dataset.columns}
     digest.update(json.dumps([columns, dict(meta.size), meta.classes], sort_keys=True, default=str).encode())
     digest.update(int(dataset.table.header["keys_digest"]).to_bytes(8, "little"))
     digest.update(samples.tobytes() + dataset.labels[samples].tobytes())
-    return {"url": dataset.url, "name": meta.name, "samples": len(samples), "digest": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -99,10 +99,13 @@ def _command(path: Path) -> str | None:
     if not info.is_file():
         return None
     try:
-        url = str(json.loads(info.read_text(encoding="utf-8"))["data"]["url"])
-    except (ValueError, KeyError, TypeError) as error:
+        data = json.loads(info.read_text(encoding="utf-8"))["data"]
+        sources = [str(source) for source in data.get("sources") or [data["url"]]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{info} cannot be understood ({error!r}); remove it") from error
-    return shlex.join(["vidprep", "train", str(path / "recipe.yaml"), "--data", url])
+    return shlex.join(
+        ["vidprep", "train", str(path / "recipe.yaml"), *(word for it in sources for word in ("--data", it))]
+    )
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
