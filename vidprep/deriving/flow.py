@@ -19,7 +19,8 @@ from vidprep.flow.backends import BACKENDS, choose_backend
 from vidprep.flow.methods import METHODS
 from vidprep.flow.params import TVL1Params
 
-_PAIRS = 32  # at once: bounds memory, and a GPU has enough to do; no pair's result depends on it
+_PAIRS = 32  # at once: bounds memory; no pair's result depends on it
+_GPU_PAIRS = 256  # keep a GPU busy
 _CLIPPED = 0.01  # share of clipped components above which a sample gets a warning
 
 
@@ -102,8 +103,9 @@ class FlowMaker:
         codec = codec_of(self.parameters(), height, width)
         planes: list[bytes] = []
         clipped = 0.0
-        for start in range(0, frames - 1, _PAIRS):
-            stop = min(start + _PAIRS, frames - 1)
+        together = _GPU_PAIRS if self.options.get("backend") == "triton" else _PAIRS
+        for start in range(0, frames - 1, together):
+            stop = min(start + together, frames - 1)
             grey = dataset.grey(i, range(start, stop + 1), column=self.source)
             try:
                 encoded, share = self.encode(grey, codec)
