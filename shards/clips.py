@@ -33,6 +33,10 @@ def check_columns(dataset: Dataset, spec: ClipSpec) -> None:
                 f"column {asked!r} of {dataset.url} is of kind {columns[asked].kind} and cannot be read as {use}; the "
                 f"columns are: {', '.join(f'{name} ({column.kind})' for name, column in columns.items())}"
             )
+    if spec.area is not None and COLUMNS[columns[spec.column].kind].planes == 2:
+        raise UserError(
+            f"column {spec.column!r} is flow, whose vectors belong to frames of one scale: set data.area=null"
+        )
     if spec.table is not None:
         _check_table(dataset, spec, spec.table)
 

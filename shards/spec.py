@@ -7,47 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import permutations
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from shards.colours import Jitter, JitterPlan, draw_colours
+from shards.cuts import area_cut, largest_cut
 from shards.errors import UserError
+from shards.order import permute
 from shards.table import ClipTable
+
+__all__ = ["ClipPlan", "ClipSpec", "Jitter", "JitterPlan", "VideoFacts", "dealt_rows", "resized_size"]
 
 WhenShort = Literal["window", "restart", "loop", "clamp"]
 Sampling = Literal["random", "uniform"]
 CropAt = Literal["random", "center"]
 
-_ORDERS = np.array(list(permutations(range(4))), dtype=np.uint8)  # (24,4): every order of the four colour changes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jitter:
-    """Strengths of colour jitter, with the meaning of torchvision's ColorJitter.
-
-    A frame (or clip) is changed with `probability`; its brightness, contrast and saturation factors are uniform in
-    [max(0, 1 − strength), 1 + strength], its hue shift uniform in [−hue, hue], and the four are applied in an
-    order drawn uniformly. `per_frame` draws anew for every frame (pace, reference `datasets/ucf101.py`).
-    """
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    probability: float = 1.0
-    per_frame: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise UserError(f"jitter {name} is {getattr(self, name)}; it must be at least 0")
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"jitter hue is {self.hue}; allowed are 0 to 0.5")
-        if not 0 <= self.probability <= 1:
-            raise UserError(f"jitter probability is {self.probability}; allowed are 0 to 1")
+_DEAL = (0, 0, 0, 1)  # a stream of permutations apart from those of orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +38,6 @@ class VideoFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JitterPlan:
-    """Colour changes of one item: `apply` (V,T) bool, `factors` (V,T,4) float32 in the order brightness, contrast,
-    saturation, hue, and `order` (V,T,4) uint8: which of the four comes first, second, …"""
-
-    apply: npt.NDArray[np.bool_]
-    factors: npt.NDArray[np.float32]
-    order: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClipPlan:
     """Exactly what one item shows.
 
@@ -78,7 +45,8 @@ class ClipPlan:
         frames: (V,T) int64, stored frame numbers.
         stride: (V,) int64, index of each clip's stride in the spec's `strides`.
         size: (height, width) the frames are resized to before cropping.
-        crop: (V,4) int64: top, left, height, width in the resized frame.
+        crop: (V,4) int64: top, left, height, width in the resized frame. Where the spec has an `area`, the cut is
+            resized to the spec's crop.
         flip: (V,) bool, mirrored left to right.
         jitter: colour changes, or None.
         targets: (V,K) int32, with a clip table: the numbers of the rows that were drawn.
@@ -111,10 +79,24 @@ class ClipSpec:
             "loop": (s + stride·k) mod F. "clamp": the last frame is repeated.
             With sampling="uniform", where one stride is in use, "window" and "restart" both go on from the clip's
             first frame.
+        cover: a clip's T frames are spread over the whole video instead: frame k shows floor(F/T · (k + o)), o uniform
+            in [0, 1), and with sampling="uniform" 0.5 for one clip, v/V for clip v of several (RSPNet on
+            Something-Something, reference/rspnet.md section 3.1). Strides and `when_short` have no meaning then.
+        stride_rows: rows of V places in `strides`, one of which is drawn for the item, uniformly, in place of a stride
+            for each clip; ((0, 0, 1), (1, 1, 0)) lets the third clip have another stride than the first two.
+        windows: (V,) numbers. Clips of one number show the same window of the video: they have start, crop, flip and
+            colours in common and differ by their stride at most. All starts then leave room for the largest stride,
+            so that a place in the video tells nothing about the stride. None: each clip has its own.
+        deal: rows of `stride_rows` are dealt out evenly over each batch, in an order that the seed and the batch
+            select (`dealt_rows`), in place of a draw for each item.
         fps: resample by timestamps to this rate first; None takes the stored frames.
         resize: exact (height, width), or the short side, or None for the stored size.
         crop: side of a square or (height, width); None keeps the whole frame, which needs equal sizes in a batch.
         crop_at: "random" or "center".
+        area: (least, most) share of the resized frame that a random cut has; the cut is then resized to `crop`
+            (torchvision's RandomResizedCrop: ten tries, then the largest cut at the centre). Centre crops and
+            sampling="uniform" show the largest cut of the crop's own proportions at the centre.
+        aspect: (least, most) width / height of such a cut, log-uniform.
         flip: probability of mirroring a clip.
         jitter: colour jitter, or None.
         column: the column that clips are taken from: an RGB or a flow column.
@@ -129,10 +111,16 @@ class ClipSpec:
     clips: int = 1
     sampling: Sampling = "random"
     when_short: WhenShort = "window"
+    cover: bool = False
+    stride_rows: tuple[tuple[int, ...], ...] | None = None
+    windows: tuple[int, ...] | None = None
+    deal: bool = False
     fps: float | None = None
     resize: tuple[int, int] | int | None = None
     crop: int | tuple[int, int] | None = None
     crop_at: CropAt = "random"
+    area: tuple[float, float] | None = None
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: Jitter | None = None
     column: str = "rgb"
@@ -159,6 +147,9 @@ class ClipSpec:
         for name, size in (("resize", self.resize), ("crop", self.crop)):
             if size is not None and min((size,) if isinstance(size, int) else size) < 1:
                 raise UserError(f"{name} is {size}; sizes must be at least 1 (height x width)")
+        if self.area is not None:
+            self._check_area(self.area)
+        self._check_rows()
 
     @property
     def crop_size(self) -> tuple[int, int] | None:
@@ -169,6 +160,34 @@ class ClipSpec:
     def columns(self) -> tuple[str, ...]:
         """All columns that are read, the clips' first."""
         return tuple(dict.fromkeys(name for name in (self.column, self.flow, self.table) if name is not None))
+
+    def _check_area(self, area: tuple[float, float]) -> None:
+        for name, (low, high), top in (("area", area, 1.0), ("aspect", self.aspect, float("inf"))):
+            if not 0 < low <= high <= top:
+                raise UserError(f"{name} is {low}, {high}; least and most are needed, above 0 and up to {top:g}")
+        if self.crop is None:
+            raise UserError("area cuts are resized to the crop, and there is none: set data.crop=112")
+        if self.table is not None or self.flow is not None:
+            raise UserError(
+                "area cuts go with RGB clips alone: labels and flow are those of cuts that are not resized; set "
+                "data.area=null"
+            )
+
+    def _check_rows(self) -> None:
+        joint = self.stride_rows is not None or self.windows is not None or self.deal
+        if joint and (self.sampling == "uniform" or self.cover or self.table is not None):
+            raise UserError("stride_rows, windows and deal are for random clips of a stride, without table or cover")
+        if self.cover and (self.table is not None or self.strides != (1,)):
+            raise UserError(f"clips that cover a video have no stride and no table; strides are {self.strides}")
+        if self.windows is not None and len(self.windows) != self.clips:
+            raise UserError(f"windows are {self.windows}; one number is needed for each of {self.clips} clips")
+        places = range(len(self.strides))
+        rows = () if self.stride_rows is None else self.stride_rows
+        if (self.deal and not rows) or any(len(row) != self.clips or not set(row) <= set(places) for row in rows):
+            raise UserError(
+                f"stride_rows are {self.stride_rows}; rows of {self.clips} places (clips) in the {len(places)} strides "
+                "are needed"
+            )
 
     def _check_table(self) -> None:
         if self.strides != (1,) or self.fps is not None or self.sampling != "random":
@@ -183,11 +202,14 @@ class ClipSpec:
         """(height, width) of this video's clips: the crop, or the whole resized frame."""
         return self.crop_size or self._resized(video)
 
-    def plan(self, video: VideoFacts, rng: np.random.Generator, table: ClipTable | None = None) -> ClipPlan:
-        """Draw one item. The same spec, video, generator state and table give the same plan.
+    def plan(
+        self, video: VideoFacts, rng: np.random.Generator, table: ClipTable | None = None, *, row: int | None = None
+    ) -> ClipPlan:
+        """Draw one item. The same spec, video, generator state, table and row give the same plan.
 
         Args:
             table: the sample's, where the spec names one.
+            row: the item's number among `stride_rows`, where they are dealt; None draws one.
         """
         if (table is None) != (self.table is None):
             raise ValueError(f"the spec names table {self.table!r}; table is {'not ' if table is None else ''}given")
@@ -198,20 +220,27 @@ class ClipSpec:
         index = self._resampled(video)
         total = video.frames if index is None else len(index)
         size = self._resized(video)
-        room = self._room(size)
         if self.sampling == "uniform":
-            shown, (h, w) = self._spread(total), self.crop_size or size
+            shown = self._spread(total)
             which, flip = np.zeros(self.clips, np.int64), np.zeros(self.clips, np.bool_)
-            crop = np.array([(room[0] // 2, room[1] // 2, h, w)] * self.clips, dtype=np.int64)
+            crop = np.array([self._box(size, (0.5, 0.5), None)] * self.clips, dtype=np.int64)
             jitter = None
         else:
-            # Doubles are the only draws: five a clip, then six a jittered frame; cheap, and the same in every NumPy.
-            clips = [self._draw(total, size, room, u) for u in rng.random((self.clips, 5)).tolist()]
+            # Doubles are the only draws: five a clip, twenty for a cut of some area, then six or seven a jittered
+            # frame; cheap, and the same in every NumPy.
+            us = self._joined(rng.random((self.clips, 5))).tolist()
+            strides = tuple(int(u[0] * len(self.strides)) for u in us)
+            if self.stride_rows is not None:
+                strides = self.stride_rows[int(us[0][0] * len(self.stride_rows)) if row is None else row]
+            tries: list[Any] = [None] * self.clips
+            if self.area is not None:
+                tries = self._joined(rng.random((self.clips, 10, 2))).tolist()
+            clips = [self._draw(total, size, *drawn) for drawn in zip(strides, us, tries, strict=True)]
             shown = np.array([frames for frames, _, _, _ in clips], dtype=np.int64)
             which = np.array([stride for _, stride, _, _ in clips], dtype=np.int64)
             crop = np.array([box for _, _, box, _ in clips], dtype=np.int64)
             flip = np.array([mirrored for _, _, _, mirrored in clips], dtype=np.bool_)
-            jitter = None if self.jitter is None else self._colours(self.jitter, rng)
+            jitter = self._colours(rng)
         frames = shown if index is None else index[shown]
         return ClipPlan(frames=frames, stride=which, size=size, crop=crop, flip=flip, jitter=jitter)
 
@@ -222,7 +251,7 @@ class ClipSpec:
         start, top, left, flip = table.places[rows].astype(np.int64).T
         frames = start[:, None] + np.arange(self.frames)
         size, (h, w) = self._resized(video), self.crop_size or (0, 0)
-        self._room(size)
+        self._room(size, (h, w))
         if int(frames.max()) > video.frames:
             raise UserError(f"a row of table {self.table} ends at frame {int(frames.max())} of {video.frames}")
         return ClipPlan(
@@ -232,7 +261,7 @@ class ClipSpec:
             size=size,
             crop=np.stack([top, left, np.full_like(top, h), np.full_like(top, w)], axis=1),
             flip=flip.astype(np.bool_),
-            jitter=None if self.jitter is None else self._colours(self.jitter, rng),
+            jitter=self._colours(rng),
             targets=table.values[rows],
         )
 
@@ -250,10 +279,9 @@ class ClipSpec:
     def _resized(self, video: VideoFacts) -> tuple[int, int]:
         return resized_size(self.resize, video.height, video.width)
 
-    def _room(self, size: tuple[int, int]) -> tuple[int, int]:
-        """How far the crop can move down and to the right."""
-        height, width = size
-        h, w = self.crop_size or size
+    def _room(self, size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+        """How far a crop of that shape can move down and to the right."""
+        (height, width), (h, w) = size, shape
         if h > height or w > width:
             raise UserError(
                 f"a crop of {h}x{w} does not fit into frames of {height}x{width} (height x width); "
@@ -263,6 +291,10 @@ class ClipSpec:
 
     def _spread(self, total: int) -> npt.NDArray[np.int64]:
         """Frame numbers (V,T) in 0..total−1 of evenly spread clips."""
+        if self.cover:
+            step = total / self.frames
+            offsets = np.arange(self.clips) / self.clips if self.clips > 1 else np.array([0.5])
+            return np.floor(step * (np.arange(self.frames) + offsets[:, None])).astype(np.int64)
         stride, k = self.strides[0], np.arange(self.frames, dtype=np.int64)
         last = max(0, total - 1 - (self.frames - 1) * stride)
         starts = np.round(np.linspace(0, last, self.clips)) if self.clips > 1 else np.array([last // 2])
@@ -272,47 +304,64 @@ class ClipSpec:
         frames = start + stride * k
         return np.asarray(frames % total if self.when_short == "loop" else np.minimum(frames, total - 1))
 
+    def _colours(self, rng: np.random.Generator) -> JitterPlan | None:
+        if self.jitter is None:
+            return None
+        return draw_colours(self.jitter, self.frames, lambda shape: self._joined(rng.random((self.clips, *shape))))
+
+    def _joined(self, draws_V: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Draws of every clip, those of a window's first clip for all its clips."""
+        if self.windows is None:
+            return draws_V
+        return draws_V[[self.windows.index(number) for number in self.windows]]
+
     def _draw(
-        self, total: int, size: tuple[int, int], room: tuple[int, int], u: Sequence[float]
+        self, total: int, size: tuple[int, int], which: int, u: Sequence[float], tries: Sequence[Sequence[float]] | None
     ) -> tuple[list[int], int, tuple[int, int, int, int], bool]:
-        """Frame numbers, stride index, crop box and flip of one clip, from five uniform numbers in [0, 1)."""
-        which = int(u[0] * len(self.strides))
-        frames = self._one_clip(total, self.strides[which], u[1])
-        h, w = self.crop_size or size
-        if self.crop_at == "center":
-            top, left = room[0] // 2, room[1] // 2
+        """Frame numbers, stride index, crop box and flip of one clip, from uniform numbers in [0, 1)."""
+        if self.cover:
+            step = total / self.frames
+            frames = [min(int(step * (k + u[1])), total - 1) for k in range(self.frames)]
         else:
-            top, left = int(u[2] * (room[0] + 1)), int(u[3] * (room[1] + 1))
-        return frames, which, (top, left, h, w), u[4] < self.flip
+            frames = self._one_clip(total, self.strides[which], u[1])
+        place = (0.5, 0.5) if self.crop_at == "center" else (u[2], u[3])
+        return frames, which, self._box(size, place, tries if self.crop_at == "random" else None), u[4] < self.flip
+
+    def _box(
+        self, size: tuple[int, int], place: tuple[float, float], tries: Sequence[Sequence[float]] | None
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height, width of a crop at a place (0 to 1, downwards and to the right) of its room."""
+        shape = self.crop_size or size
+        if self.area is not None:
+            cut = None if tries is None else area_cut(size, self.area, self.aspect, tries)
+            if cut is None:
+                place, ratio = (0.5, 0.5), shape[1] / shape[0]
+                low, high = (ratio, ratio) if tries is None else self.aspect
+                cut = largest_cut(size, low, high)
+            shape = cut
+        room = self._room(size, shape)
+        if place == (0.5, 0.5):
+            return room[0] // 2, room[1] // 2, *shape
+        return int(place[0] * (room[0] + 1)), int(place[1] * (room[1] + 1)), *shape
 
     def _one_clip(self, total: int, stride: int, u: float) -> list[int]:
         # Lists: for the usual 8 to 64 frames they are faster than arrays.
         length = self.frames
         if self.when_short == "window":
             window = min(length, (total - 1) // max(self.strides) + 1)
-            start = int(u * (total - (window - 1) * stride))
+            start = int(u * (total - (window - 1) * (stride if self.windows is None else max(self.strides))))
             lap = list(range(start, start + window * stride, stride))
             return (lap * (length // window + 1))[:length]
         if self.when_short == "restart":
             lap = list(range(0, total, stride))
             frames = list(range(int(u * total), total, stride))
             return (frames + lap * (length // len(lap) + 1))[:length]
-        start = int(u * (max(0, total - 1 - (length - 1) * stride) + 1))
+        span = (length - 1) * (stride if self.windows is None else max(self.strides))
+        start = int(u * (max(0, total - 1 - span) + 1))
         frames = list(range(start, start + length * stride, stride))
         if self.when_short == "loop":
             return [f % total for f in frames]
         return [min(f, total - 1) for f in frames]
-
-    def _colours(self, jitter: Jitter, rng: np.random.Generator) -> JitterPlan:
-        full = (self.clips, self.frames)
-        u = rng.random((self.clips, self.frames if jitter.per_frame else 1, 6))
-        low, span = _ranges(jitter)
-        factors = (low + span * u[..., :4]).astype(np.float32)
-        apply, order = u[..., 4] < jitter.probability, _ORDERS[(u[..., 5] * len(_ORDERS)).astype(np.intp)]
-        if not jitter.per_frame:
-            apply = np.broadcast_to(apply, full)
-            factors, order = np.broadcast_to(factors, (*full, 4)), np.broadcast_to(order, (*full, 4))
-        return JitterPlan(apply=apply, factors=factors, order=order)
 
 
 def resized_size(resize: tuple[int, int] | int | None, height: int, width: int) -> tuple[int, int]:
@@ -325,9 +374,9 @@ def resized_size(resize: tuple[int, int] | int | None, height: int, width: int) 
     return max(resize, round(height * scale)), max(resize, round(width * scale))
 
 
-@lru_cache(maxsize=16)
-def _ranges(jitter: Jitter) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Lowest value and width of the range of the four factors."""
-    strengths = np.array([jitter.brightness, jitter.contrast, jitter.saturation])
-    low = np.append(np.maximum(0, 1 - strengths), -jitter.hue)
-    return low, np.append(1 + strengths, jitter.hue) - low
+def dealt_rows(spec: ClipSpec, *, seed: int, step: int, batch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Numbers of the `stride_rows` that items start..stop−1 of batch `step` get: each row as often as any other, up to
+    one, over the whole batch, in an order that seed and step select."""
+    rows = 1 if spec.stride_rows is None else len(spec.stride_rows)
+    places = permute(np.arange(start, stop), batch, seed=seed, epoch=step, stream=_DEAL)
+    return places * rows // batch

@@ -45,6 +45,7 @@ class JitterConfig(Strict):
     hue: float = 0.0
     probability: float = 1.0
     per_frame: bool = False
+    grey: float = 0.0
 
 
 class DataConfig(Strict):
@@ -55,6 +56,8 @@ class DataConfig(Strict):
         frames: T, frames per clip.
         resize: exact (height, width), or the short side, or null for the stored size.
         crop: side of a square or (height, width); null keeps the whole frame.
+        area: (least, most) share of the resized frame that a random cut has, which is resized to `crop`; null cuts
+            `crop` itself. Evaluation then shows the largest cut of the crop's proportions at the centre.
         fps: resample by timestamps to this rate; null takes stored frames.
         flip: probability of mirroring a clip.
         jitter: colour jitter, or null.
@@ -63,6 +66,7 @@ class DataConfig(Strict):
             and permutes within; "none" keeps the order of the data set (docs/order.md).
         clips_per_read: of `repeats`, how many of a video come together in a batch and share one read; a divisor.
         when_short: what a clip does that does not fit into its video (`shards.spec.ClipSpec`).
+        cover: spread a clip's frames over the whole video, whatever its length (`shards.spec.ClipSpec`).
         split: named split to train on; null takes every sample.
         keep: fraction in (0, 1] (class-balanced, seeded) or a file with keys; null takes all of the split.
         workers: loader processes per rank; 0 makes batches in the training process. Never changes a batch.
@@ -73,6 +77,7 @@ class DataConfig(Strict):
     frames: int = Field(default=16, ge=1)
     resize: tuple[int, int] | int | None = None
     crop: tuple[int, int] | int | None = None
+    area: tuple[float, float] | None = None
     fps: float | None = Field(default=None, gt=0)
     flip: float = Field(default=0.5, ge=0, le=1)
     jitter: JitterConfig | None = None
@@ -80,6 +85,7 @@ class DataConfig(Strict):
     shuffle: str = "full"
     clips_per_read: int = Field(default=1, ge=1)
     when_short: WhenShort = "window"
+    cover: bool = False
     split: str | None = None
     keep: float | str | None = None
     workers: int = Field(default=2, ge=0)
@@ -102,9 +108,11 @@ class DataConfig(Strict):
             strides=strides,
             clips=clips,
             when_short=self.when_short,
+            cover=self.cover,
             fps=self.fps,
             resize=self.resize,
             crop=self.crop,
+            area=self.area,
             flip=self.flip,
             jitter=Jitter(**self.jitter.model_dump()) if self.jitter else None,
         )

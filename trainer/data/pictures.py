@@ -124,7 +124,15 @@ def write_frames(column: str, items: Sequence[Shown]) -> None:
             if resized is not image:
                 cv2.resize(image, size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
             for v, t in shown_at:
-                item.out[v, t] = resized[boxes[v]]
+                _cut(resized[boxes[v]], item.out[v, t])
+
+
+def _cut(part: Pixels, out: Pixels) -> None:
+    """Show a part of a frame, resized where it is not as large as `out`."""
+    if part.shape == out.shape:
+        out[...] = part
+    else:
+        cv2.resize(part, out.shape[1::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def write_flow(column: str, items: Iterable[Shown]) -> None:

@@ -13,7 +13,7 @@ from shards.dataset import Dataset
 from shards.errors import UserError
 from shards.order import ItemOrder
 from shards.rng import rng_for
-from shards.spec import ClipPlan, ClipSpec, VideoFacts
+from shards.spec import ClipPlan, ClipSpec, VideoFacts, dealt_rows
 from shards.table import ClipTable
 from trainer.data.ring import Layout
 
@@ -77,12 +77,22 @@ def plan_rows(job: Job, step: int, count: int) -> list[Row]:
     facts = _facts(job, parts, samples)
     found = zip(parts.tolist(), samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
     table: tuple[int, int, ClipTable | None] = (-1, -1, None)  # neighbours of one sample share it
+    dealt = _dealt(job, step, count)
     plans = []
-    for fact, (part, sample, epoch, repeat) in zip(facts, found, strict=True):
+    for fact, (part, sample, epoch, repeat), row in zip(facts, found, dealt, strict=True):
         if job.spec.table is not None and table[:2] != (part, sample):
             table = part, sample, job.parts[part].clip_table(sample, column=job.spec.table)
-        plans.append(_plan(job, fact, table[2], part, sample, epoch, repeat))
+        plans.append(_plan(job, fact, table[2], part, sample, epoch, repeat, row))
     return [Row(*row) for row in zip(parts.tolist(), samples.tolist(), numbers.tolist(), plans, strict=True)]
+
+
+def _dealt(job: Job, step: int, count: int) -> Sequence[int | None]:
+    """Which of the spec's stride rows each item gets, where the batch deals them out."""
+    if not job.spec.deal:
+        return [None] * count
+    first = job.first
+    rows = dealt_rows(job.spec, seed=job.seed, step=step, batch=job.batch, start=first, stop=first + count)
+    return [int(row) for row in rows]
 
 
 def together(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
@@ -108,11 +118,18 @@ def _facts(job: Job, parts: IntArray, samples: IntArray) -> list[VideoFacts]:
 
 
 def _plan(
-    job: Job, facts: VideoFacts, table: ClipTable | None, part: int, sample: int, epoch: int, repeat: int
+    job: Job,
+    facts: VideoFacts,
+    table: ClipTable | None,
+    part: int,
+    sample: int,
+    epoch: int,
+    repeat: int,
+    row: int | None,
 ) -> ClipPlan:
     try:
-        plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat, part), table)
-        height, width = plan.crop[0, 2:].tolist()
+        plan = job.spec.plan(facts, rng_for(job.seed, epoch, sample, repeat, part), table, row=row)
+        height, width = job.spec.shown_size(facts)
         if (height, width) != (job.layout.height, job.layout.width):
             raise UserError(
                 f"it is shown at {height}x{width} (height x width) and others at "
