@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def confusion_plot(confusion: Sequence[Sequence[int]], classes: Sequence[str], *
     figure = Figure(figsize=(side, side * 0.92), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title(title, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    lines = textwrap.fill(title, int((side - 1.1) / 0.088))  # inches that the axes have, inches of a letter
+    axes.set_title(lines, loc="left", color=INK, fontsize=10.5, fontweight="bold")
     axes.set_xlabel("predicted", **_STYLE)
     axes.set_ylabel("true", **_STYLE)
     if n <= 60:
