@@ -115,12 +115,12 @@ def _print_dry_run(needs: DryRun, dest: str) -> None:
         ),
         ("indexes", human_bytes(needs.index_bytes)),
         ("scratch space", f"{human_bytes(needs.scratch_bytes)} (unfinished shards, part of the above)"),
-        ("free at DEST", human_bytes(needs.free_bytes)),
+        ("free at DEST", "unknown" if needs.free_bytes is None else human_bytes(needs.free_bytes)),
         ("processor time", f"{needs.core_hours:.3g} core-hours"),
         ("wall time", f"{needs.wall_hours:.3g} hours at --workers {needs.workers}"),
     ]
     print_table("vidprep pack --dry-run", ("what", "estimate"), rows)
-    if not needs.fits:
+    if needs.free_bytes is not None and not needs.fits:
         wanted = human_bytes(needs.bytes)
         click.echo(
             f"error: {wanted} do not fit on the disk of {dest} ({human_bytes(needs.free_bytes)} free); free some "

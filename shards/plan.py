@@ -1,6 +1,7 @@
 """plan.jsonl: which video goes into which shard, and all options, fixed before work starts.
 
 The first line is `{"plan": 1, "options": {…}}`; then one line a video, `{"shard": 0, "video": {…}}`, shards ascending.
+Retried and added videos become further shards at the end; the lines before never change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from shards.errors import DataError
+from shards.errors import DataError, StorageError
 from shards.storage import MissingError, Storage
 from shards.text import to_json
 
@@ -23,11 +24,19 @@ VERSION = 1
 class Entry:
     """One line of the plan.
 
-    `video` has at least key, label, label_index, splits, group and caption (None or absent where unknown).
+    `video` has at least key, label, label_index, splits, group and caption (None or absent where unknown). `root`: the
+    place in the option `roots` of the folder or URL its path starts from.
     """
 
     shard: int
     video: Mapping[str, Any]
+    root: int = 0
+
+    def line(self) -> bytes:
+        fields: dict[str, Any] = {"shard": self.shard, "video": dict(self.video)}
+        if self.root:
+            fields["root"] = self.root
+        return (to_json(fields) + "\n").encode()
 
 
 def write_plan(storage: Storage, options: Mapping[str, Any], entries: Iterable[Entry]) -> int:
@@ -42,20 +51,62 @@ def write_plan(storage: Storage, options: Mapping[str, Any], entries: Iterable[E
     Returns:
         How many videos were planned.
     """
-    count, last = 0, -1
     aside = storage.create(NAME)
     try:
-        aside.write((to_json({"plan": VERSION, "options": dict(options)}) + "\n").encode())
-        for entry in entries:
-            if entry.shard not in (last, last + 1):
-                raise ValueError(f"shard {entry.shard} cannot follow shard {last} in a plan")
-            last = entry.shard
+        aside.write(_head(options))
+        count = 0
+        for entry in _ascending(entries, -1):
+            aside.write(entry.line())
             count += 1
-            aside.write((to_json({"shard": entry.shard, "video": dict(entry.video)}) + "\n").encode())
         aside.publish()
     finally:
         aside.discard()
     return count
+
+
+def extend_plan(storage: Storage, options: Mapping[str, Any], entries: Iterable[Entry]) -> int:
+    """Put further shards at the end of a plan; its present lines stay byte for byte, its options become these.
+
+    Args:
+        entries: shards ascend without holes from the first number that the plan does not have.
+
+    Returns:
+        How many videos were added.
+
+    Raises:
+        StorageError: somebody else changed the plan meanwhile.
+    """
+    plan = read_plan(storage)
+    before = storage.size(NAME)
+    last = max((entry.shard for entry in plan), default=-1)
+    count = 0
+    aside = storage.create(NAME)
+    try:
+        aside.write(_head(options))
+        for line in plan.lines():
+            aside.write(line + b"\n")
+        for entry in _ascending(entries, last):
+            aside.write(entry.line())
+            count += 1
+        if storage.size(NAME) != before:
+            raise StorageError(f"{storage.url}/{NAME} was changed by another process; run the same command again")
+        aside.publish(replace=True)
+    finally:
+        aside.discard()
+    return count
+
+
+def _head(options: Mapping[str, Any]) -> bytes:
+    return (to_json({"plan": VERSION, "options": dict(options)}) + "\n").encode()
+
+
+def _ascending(entries: Iterable[Entry], last: int) -> Iterator[Entry]:
+    first = last + 1
+    for entry in entries:
+        if entry.shard not in (last, last + 1) or entry.shard < first:
+            raise ValueError(f"shard {entry.shard} cannot follow shard {last} in a plan")
+        last = entry.shard
+        yield entry
 
 
 class Plan:
@@ -84,14 +135,25 @@ class Plan:
         for number, line in enumerate(lines, 2):
             fields = self._parse(line, number)
             try:
-                yield Entry(shard=int(fields["shard"]), video=dict(fields["video"]))
+                yield Entry(shard=int(fields["shard"]), video=dict(fields["video"]), root=int(fields.get("root", 0)))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{self._where}:{number} is not a line of a plan ({error})") from error
 
     def shards(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Shard numbers, each with its videos in order."""
-        for shard, entries in groupby(self, key=lambda entry: entry.shard):
+        for shard, entries in self.entries():
             yield shard, [dict(entry.video) for entry in entries]
+
+    def entries(self) -> Iterator[tuple[int, list[Entry]]]:
+        """Shard numbers, each with its lines in order."""
+        for shard, entries in groupby(self, key=lambda entry: entry.shard):
+            yield shard, list(entries)
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines of the videos as they are stored, without their ends."""
+        lines = self._lines()
+        next(lines)
+        yield from lines
 
     def videos(self, shard: int) -> list[dict[str, Any]]:
         """The videos of one shard; reads the plan up to it."""

@@ -6,58 +6,22 @@ write of dataset.json puts it in force. Whatever ends a run, the same call goes 
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shards.columns import COLUMNS
-from shards.dataset import Dataset, open_dataset
-from shards.derived import finalize_column, folder_for, source_digests, stale_sources
-from shards.errors import UserError
-from shards.keys import is_key
-from shards.receipts import Receipt, Verdict, has_receipt
-from shards.table import TableGeometry
+from shards.storage import open_storage
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import Flip, LabelMaker
-from vidprep.deriving.work import At, DeriveTask, Maker, shard_samples, verdict
+from vidprep.deriving.makers import ColumnPlan, flow_maker, label_maker, write_column_plan
+from vidprep.deriving.shards import Derivation
+from vidprep.farm.engines import Engine, Local, make_column
+from vidprep.farm.reports import DeriveReport
+from vidprep.farm.work import Job
 from vidprep.flow.backends import choose_backend
-from vidprep.runs import OnEvent, ShardRun, Work, ignore, worker_count
+from vidprep.runs import OnEvent, ignore
 from vidprep.statistics import Variant
 
-_DERIVE_SHARD = "vidprep.deriving.work:derive_shard"
-_ON_GPU = ("triton", "opencv-cuda")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeriveReport:
-    """What a derived column holds.
-
-    Attributes:
-        url: the data set; column, folder: the column and where it is.
-        samples: of the data set; failed: those that have nothing in this column.
-        bytes: of the column's tars.
-        verdicts: how many of each code.
-        seconds: this run took.
-    """
-
-    url: str
-    column: str
-    folder: str
-    samples: int
-    failed: int
-    bytes: int
-    shards: int
-    verdicts: Mapping[str, int]
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.url}: column {self.column} in {self.folder}: {self.samples:,} samples, {self.failed} failed, "
-            f"{self.bytes / 1e6:,.1f} MB in {self.shards} shards"
-        )
+__all__ = ["DeriveReport", "add_flow", "add_labels", "flow_maker", "label_maker", "plan_column"]
 
 
 def add_flow(
@@ -71,6 +35,9 @@ def add_flow(
     source: str = "rgb",
     workers: int | None = None,
     timeout: float = 600,
+    memory: int | None = None,
+    scratch: str | Path | None = None,
+    engine: Engine | None = None,
     on_event: OnEvent | None = None,
     **options: Any,
 ) -> DeriveReport:
@@ -85,6 +52,7 @@ def add_flow(
         source: the RGB column it is computed from.
         workers: processes; by default one a core, and one where a GPU computes.
         timeout: seconds without progress after which a sample is given up.
+        memory, scratch, engine: as in `vidprep.pack.pack`.
         on_event: as in `vidprep.pack.pack`.
         options: of the method, such as fields of `vidprep.flow.TVL1Params`.
 
@@ -98,41 +66,8 @@ def add_flow(
     if method == "tvl1" and backend == "auto":
         name, reason = choose_backend()
         tell({"event": "backend", "message": f"TV-L1 backend {name}: {reason}"})
-    maker.probe()
-    if workers is None and maker.options.get("backend") in _ON_GPU:
-        workers = 1
-    return _derive(dest, maker, column, "vidprep flow", workers=workers, timeout=timeout, tell=tell)
-
-
-def flow_maker(
-    *,
-    method: str = "tvl1",
-    backend: str = "auto",
-    codec: str = "byte",
-    bound: float = 20.0,
-    source: str = "rgb",
-    **options: Any,
-) -> FlowMaker:
-    """The maker of a flow column; arguments as for `add_flow`. Raises UserError: wrong options."""
-    if method == "tvl1":
-        options = {"backend": backend, **options}
-    elif backend != "auto":
-        raise UserError(f"backend {backend!r} is one of tvl1; method {method} has no backends")
-    return FlowMaker(method=method, options=options, codec=codec, bound=bound, source=source)
-
-
-def label_maker(
-    *,
-    crop: int = 112,
-    window: int = 16,
-    resize: tuple[int, int] | int | None = (128, 171),
-    **options: Any,
-) -> LabelMaker:
-    """The maker of a statistics column; arguments as for `add_labels`. Raises UserError: wrong options."""
-    unknown = sorted(set(options) - {field.name for field in fields(LabelMaker)})
-    if unknown:
-        raise UserError(f"unknown label option {unknown[0]!r}; see vidprep labels --help")
-    return LabelMaker(geometry=TableGeometry(window=window, resize=resize, crop=crop), **options)
+    job = _job(dest, column, workers=workers, timeout=timeout, memory=memory, scratch=scratch)
+    return _add(job, maker, engine or Local(), tell)
 
 
 def add_labels(
@@ -151,6 +86,9 @@ def add_labels(
     flow: str = "flow",
     workers: int | None = None,
     timeout: float = 600,
+    memory: int | None = None,
+    scratch: str | Path | None = None,
+    engine: Engine | None = None,
     on_event: OnEvent | None = None,
 ) -> DeriveReport:
     """Compute the 27 statistics labels of windows x views of every sample and store them as a table column.
@@ -164,7 +102,7 @@ def add_labels(
         variant, flip, seed: as in `vidprep.deriving.labels.LabelMaker`.
         column: its name; `statistics-224` beside `statistics`, say.
         rgb, flow: the columns it is computed from.
-        workers, timeout, on_event: as in `add_flow`.
+        workers, timeout, memory, scratch, engine, on_event: as in `add_flow`.
 
     Raises:
         UserError: wrong options, no such data set or column.
@@ -183,77 +121,38 @@ def add_labels(
         rgb=rgb,
         flow=flow,
     )
-    return _derive(dest, maker, column, "vidprep labels", workers=workers, timeout=timeout, tell=on_event or ignore)
+    job = _job(dest, column, workers=workers, timeout=timeout, memory=memory, scratch=scratch)
+    return _add(job, maker, engine or Local(), on_event or ignore)
 
 
-def _derive(
-    dest: str | Path, maker: Maker, column: str, producer: str, *, workers: int | None, timeout: float, tell: OnEvent
-) -> DeriveReport:
-    began = time.monotonic()
-    dataset = open_dataset(dest, columns=maker.sources)
-    _check_name(dataset, maker, column)
-    for source in maker.sources:
-        if stale := stale_sources(dataset.storage, dataset.meta, source):
-            raise UserError(
-                f"column {source} of {dataset.url} is stale: {', '.join(stale)} changed since; regenerate it first "
-                f"with {dataset.meta.columns[source].producer}"
-            )
-    storage, meta = dataset.storage, dataset.meta
-    digests = source_digests(storage, meta, maker.sources)
-    folder = folder_for(storage, meta, column, parameters=maker.parameters(), digests=digests)
-    waiting = sum(not has_receipt(storage, folder, shard) for shard in range(meta.shards))
-    tell({"event": "plan", "message": f"column {column}: {waiting} of {meta.shards} shards of {folder} to write"})
+def plan_column(dest: str | Path, column: str, maker: FlowMaker | LabelMaker) -> ColumnPlan:
+    """Freeze how a column is made, for `vidprep.farm.work.run`.
 
-    def shards() -> Iterator[tuple[int, int, DeriveTask]]:
-        for shard in range(meta.shards):
-            task = DeriveTask(dataset=dataset, maker=maker, folder=folder, shard=shard)
-            yield shard, len(shard_samples(dataset, shard)), task
-
-    work = Work(
-        folder=folder, target=_DERIVE_SHARD, total=len(dataset), shards=shards, condemn=_condemn, check=_take_all
-    )
-    run = ShardRun(storage, work, workers=worker_count(workers), timeout=timeout, tell=tell)
-    run.write()
-    finalize_column(storage, column, kind=maker.kind, folder=folder, producer=producer, sources=maker.sources)
-    report = _report(dataset, column, folder, run.receipts, seconds=time.monotonic() - began)
-    tell({"event": "done", "message": str(report), **asdict(report)})
-    return report
+    Raises:
+        UserError: the data set is not there, a source is missing or stale, or the column cannot have this name.
+    """
+    storage = open_storage(dest)
+    planned = ColumnPlan.of(column, maker)
+    Derivation.of(storage, planned)
+    write_column_plan(storage, planned)
+    return planned
 
 
-def _check_name(dataset: Dataset, maker: Maker, column: str) -> None:
-    if not is_key(column):
-        raise UserError(f"{column!r} cannot name a column; allowed are letters, digits, - and _, such as flow-raft")
-    if column in maker.sources:
-        raise UserError(f"column {column} cannot be made from itself; choose another --column")
-    present = dataset.meta.columns.get(column)
-    if present is None:
-        return
-    old, new = COLUMNS[present.kind], COLUMNS[maker.kind]
-    if (old.framed, old.planes) != (new.framed, new.planes):
-        raise UserError(
-            f"{dataset.url} has a column {column} of kind {present.kind}, which a {maker.kind} column would replace; "
-            "choose another --column"
-        )
-
-
-def _condemn(at: At, code: str, reason: str) -> Verdict:
-    return verdict(at, "bad", code, reason)
-
-
-def _take_all(receipts: list[Receipt], done: int) -> None:
-    """A derived column is never refused for its failures: it says explicitly which samples it does not have."""
-
-
-def _report(dataset: Dataset, column: str, folder: str, receipts: list[Receipt], *, seconds: float) -> DeriveReport:
-    verdicts = [found for receipt in receipts for found in receipt.verdicts]
-    return DeriveReport(
-        url=dataset.url,
+def _job(
+    dest: str | Path, column: str, *, workers: int | None, timeout: float, memory: int | None, scratch: Any
+) -> Job:
+    return Job(
+        url=str(dest),
         column=column,
-        folder=folder,
-        samples=len(dataset),
-        failed=sum(found.level == "bad" for found in verdicts),
-        bytes=sum(receipt.tar_size for receipt in receipts),
-        shards=len(receipts),
-        verdicts=dict(Counter(found.code for found in verdicts).most_common()),
-        seconds=seconds,
+        workers=workers,
+        timeout=timeout,
+        memory=memory,
+        scratch=None if scratch is None else str(scratch),
     )
+
+
+def _add(job: Job, maker: FlowMaker | LabelMaker, engine: Engine, tell: OnEvent) -> DeriveReport:
+    if isinstance(maker, FlowMaker) and engine.here:
+        maker.probe()
+    plan_column(job.url, job.column, maker)
+    return make_column(job, engine, tell)

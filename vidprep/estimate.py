@@ -60,7 +60,7 @@ class DryRun:
         videos, shards: counts.
         rgb_bytes: of the rgb column's tars; index_bytes: of its indexes.
         scratch_bytes: the part of these that unfinished shards hold at any time.
-        free_bytes: on the destination's disk.
+        free_bytes: on the destination's disk; None where it is no disk of this machine.
         core_hours: processor time of all columns; wall_hours: at the given number of workers.
         columns: bytes and core-hours of every derived column.
         bad: of the measured videos.
@@ -73,7 +73,7 @@ class DryRun:
     rgb_bytes: float
     index_bytes: float
     scratch_bytes: float
-    free_bytes: int
+    free_bytes: int | None
     core_hours: float
     wall_hours: float
     workers: int
@@ -86,7 +86,7 @@ class DryRun:
 
     @property
     def fits(self) -> bool:
-        return self.bytes <= self.free_bytes
+        return self.free_bytes is None or self.bytes <= self.free_bytes
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -159,8 +159,8 @@ def shard_bounds(videos: int, estimate: Estimate, options: PackOptions) -> list[
     return list(pairwise(videos * i // shards for i in range(shards + 1)))
 
 
-def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: Path, workers: int) -> DryRun:
-    """Extend the measured means to all videos."""
+def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: str, workers: int) -> DryRun:
+    """Extend the measured means to all videos. `dest`: the storage's URL."""
     shards = len(shard_bounds(videos, estimate, options))
     index = videos * estimate.index_bytes()
     rgb = videos * estimate.bytes_per_video(options) - index
@@ -174,7 +174,7 @@ def dry_run(videos: int, estimate: Estimate, options: PackOptions, *, dest: Path
         rgb_bytes=rgb,
         index_bytes=index,
         scratch_bytes=(rgb + index) * min(1.0, workers / shards),
-        free_bytes=disk_usage(_existing(dest)).free,
+        free_bytes=None if "://" in dest else disk_usage(_existing(Path(dest))).free,
         core_hours=hours,
         wall_hours=hours / min(workers, shards),
         workers=workers,

@@ -197,13 +197,14 @@ def test_same_parameters_are_nothing_to_do_and_others_a_new_folder(tiny_dataset:
     assert folder.startswith("flow-") and len(folder) == len("flow-") + 8
     assert meta.columns["flow"].parameters["nscales"] == 1
     after = contents(dest)
-    assert {name: after[name] for name in before if name != "dataset.json"} == {
-        name: digest for name, digest in before.items() if name != "dataset.json"
+    changed = ("dataset.json", "plan-flow.json")
+    assert {name: after[name] for name in before if name not in changed} == {
+        name: digest for name, digest in before.items() if name not in changed
     }
     assert contents(dest / "rgb") == rgb
     flow(dest)
     assert read_meta(str(dest)).columns["flow"].folder == "flow"
-    assert contents(dest) == {**after, "dataset.json": before["dataset.json"]}
+    assert contents(dest) == {**after, **{name: before[name] for name in changed}}
     unused = prune(dest)
     assert [it.name for it in unused] == [folder] and (dest / folder).is_dir() and unused[0].bytes > 0
     prune(dest, delete=True)
@@ -257,8 +258,9 @@ def test_kill_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
     )
     flow(whole)
     code = (
-        "import vidprep.derive as d; d._DERIVE_SHARD = 'tests.vidprep.derive_targets:kill_in_the_second_shard';"
-        f"d.add_flow({str(ended)!r}, backend='numba', workers=1, **{QUICK!r})"
+        "import vidprep.deriving.shards as d\n"
+        "d._DERIVE_SHARD = 'tests.vidprep.derive_targets:kill_in_the_second_shard'\n"
+        f"from vidprep.derive import add_flow; add_flow({str(ended)!r}, backend='numba', workers=1, **{QUICK!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGKILL
@@ -274,7 +276,7 @@ def test_a_sample_that_ends_workers_is_given_up(
     tiny_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dest = tiny_dataset(samples=3, frames=4, size=SIZE)
-    monkeypatch.setattr("vidprep.derive._DERIVE_SHARD", "tests.vidprep.derive_targets:derive_with_killer")
+    monkeypatch.setattr("vidprep.deriving.shards._DERIVE_SHARD", "tests.vidprep.derive_targets:derive_with_killer")
     events: list[dict[str, object]] = []
     report = add_flow(dest, backend="numba", workers=1, on_event=events.append, **QUICK)  # type: ignore[arg-type]
     assert report.failed == 1 and report.verdicts["crashed"] == 1

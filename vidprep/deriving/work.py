@@ -17,6 +17,7 @@ from shards.errors import UserError
 from shards.procs import notify
 from shards.receipts import Receipt, Verdict, package_versions, read_receipt
 from shards.tarwriter import ShardWriter
+from vidprep.farm.scratch import through
 from vidprep.runs import Progress
 
 
@@ -69,12 +70,13 @@ class Maker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DeriveTask:
-    """One shard to write. `skip`: verdicts on samples that ended or hung an earlier worker, by key."""
+    """One shard to write. `scratch`, `skip`: as in `vidprep.packing.work.ShardTask`."""
 
     dataset: Dataset
     maker: Maker
     folder: str
     shard: int
+    scratch: str | None = None
     skip: Mapping[str, Verdict] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -101,7 +103,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
     verdicts: list[Verdict] = []
     frames = 0
     with ShardWriter(
-        dataset.storage,
+        through(dataset.storage, task.scratch),
         task.shard,
         folder=task.folder,
         kind=COLUMNS[maker.kind],

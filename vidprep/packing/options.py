@@ -44,6 +44,26 @@ class PackOptions:
         if self.segment_frames is not None and self.segment_frames < 1:
             raise UserError(f"segment_frames is {self.segment_frames}; it must be at least 1")
 
+    @classmethod
+    def of_plan(cls, planned: Mapping[str, Any], *, dest: str) -> PackOptions:
+        """The options in a plan. Raises UserError: it is not one of videos."""
+        try:
+            size = planned["size"]
+            exact = (size["height"], size["width"]) if "height" in size else None
+            return cls(
+                name=planned["name"],
+                resize=Resize(size=exact) if exact is not None else Resize(short_side=size["short_side"]),
+                fps=planned["fps"],
+                quality=planned["quality"],
+                shard_size=planned["shard_size"],
+                segment_frames=planned["segment_frames"],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"the plan of {dest} is not one of vidprep pack or vidprep plan ({error!r}); run the command that "
+                "wrote it instead"
+            ) from error
+
     def parameters(self) -> dict[str, Any]:
         """What a shard's bytes depend on besides the videos."""
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -30,12 +30,14 @@ class Manifest:
         root: where the videos are now, in place of the roots in the file; None: as the file says.
         videos: how many there are.
         classes: class names in the order of their indices.
+        roots: where the videos are, in the order in which the lines name them first.
     """
 
     path: Path
     root: str | None
     videos: int
     classes: tuple[str, ...]
+    roots: tuple[str, ...]
 
     def __iter__(self) -> Iterator[Video]:
         """All videos in order, streamed, with the class table's indices."""
@@ -68,9 +70,11 @@ def read_whole_manifest(
     labels: dict[str, int | None] = {}
     first_line: dict[str, str] = {}
     tails: set[str] = set()
+    roots: dict[str, None] = {}
     count = 0
     for video in read_manifest(path):
         count += 1
+        roots[video.root] = None
         if segments:
             _check_room(video.key, path)
             tails.update(match[1] for match in [_SEGMENT.fullmatch(video.key)] if match)
@@ -94,15 +98,21 @@ def read_whole_manifest(
         root = Path(root).expanduser().absolute()
         if not root.is_dir():
             raise UserError(f"--root {root} is not a folder; give the folder that the manifest's paths start from")
-    return Manifest(path=path, root=None if root is None else str(root), videos=count, classes=table)
+    given = None if root is None else str(root)
+    return Manifest(
+        path=path, root=given, videos=count, classes=table, roots=tuple(roots) if given is None else (given,)
+    )
 
 
-def entries(manifest: Manifest, bounds: Sequence[tuple[int, int]]) -> Iterator[Entry]:
-    """The plan's lines: shard i gets the videos bounds[i][0]…bounds[i][1]−1."""
-    videos = iter(manifest)
-    for shard, (first, last) in enumerate(bounds):
-        for video in islice(videos, last - first):
-            yield Entry(shard=shard, video=planned(video))
+def entries(
+    videos: Iterable[Video], bounds: Sequence[tuple[int, int]], *, roots: Sequence[str], first: int = 0
+) -> Iterator[Entry]:
+    """The plan's lines: shard first + i gets the videos bounds[i][0]…bounds[i][1]−1."""
+    number = {root: i for i, root in enumerate(roots)}
+    waiting = iter(videos)
+    for shard, (start, stop) in enumerate(bounds, first):
+        for video in islice(waiting, stop - start):
+            yield Entry(shard=shard, video=planned(video), root=number[video.root])
 
 
 def planned(video: Video) -> dict[str, Any]:
@@ -112,34 +122,78 @@ def planned(video: Video) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != []}
 
 
-def shards_of(plan: Plan, manifest: Manifest, *, dest: str) -> Iterator[tuple[int, tuple[Video, ...]]]:
-    """Shard numbers with their videos, checked against the manifest line by line.
+def shards_of(plan: Plan, *, dest: str, roots: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[Video, ...]]]:
+    """Shard numbers with their videos, as planned.
+
+    Args:
+        roots: where the videos are now, in place of the plan's roots; one stands for all of them.
+
+    Raises:
+        UserError: the plan is not one of videos.
+    """
+    places = plan_roots(plan, dest=dest) if roots is None else tuple(roots)
+    if len(places) == 1:
+        places *= len(plan.options.get("roots", places))
+    for shard, lines in plan.entries():
+        yield shard, tuple(_video(line, places) for line in lines)
+
+
+def plan_roots(plan: Plan, *, dest: str) -> tuple[str, ...]:
+    """Where the videos of a plan were when it was made. Raises UserError: it does not say."""
+    roots = plan.options.get("roots")
+    if not roots:
+        raise UserError(
+            f"the plan of {dest} does not say where its videos are (vidprep import or an older version wrote it); run "
+            "the command that wrote it instead"
+        )
+    return tuple(roots)
+
+
+def _video(line: Entry, roots: Sequence[str]) -> Video:
+    fields = dict(line.video)
+    return Video(**{**fields, "splits": tuple(fields.get("splits", ())), "root": roots[line.root]})
+
+
+def roots_now(plan: Plan, manifest: Manifest, *, dest: str) -> tuple[str, ...]:
+    """The roots of the manifest's videos in place of the plan's; checks line by line that they are the same videos.
+
+    Shards that were added later are not in the manifest; their roots are the plan's.
 
     Raises:
         UserError: the manifest is not the one that was planned.
     """
+    roots = list(plan.options.get("roots") or manifest.roots[:1])
+    found: dict[int, str] = {}
     videos = iter(manifest)
-    for shard, lines in plan.shards():
-        members = tuple(islice(videos, len(lines)))
-        for line, video in zip(lines, members, strict=False):
-            if line != planned(video):
-                what = next(k for k in {**line, **planned(video)} if line.get(k) != planned(video).get(k))
-                raise UserError(
-                    f"{manifest.path} is not the manifest {dest} was planned from: {what} of {line['key']} was "
-                    f"{line.get(what)!r} and is {planned(video).get(what)!r}; labels and splits of a packed data set "
-                    "are changed by vidprep annotate, other changes need another destination"
-                )
-        if len(members) < len(lines):
+    stop = plan.options.get("appended", [{"first": None}])[0]["first"]
+    for entry in plan:
+        if entry.shard == stop:
+            break
+        video = next(videos, None)
+        if video is None:
             raise UserError(_other_count(manifest, dest))
-        yield shard, members
+        line, now = dict(entry.video), planned(video)
+        if line != now:
+            what = next(k for k in {**line, **now} if line.get(k) != now.get(k))
+            raise UserError(
+                f"{manifest.path} is not the manifest {dest} was planned from: {what} of {line['key']} was "
+                f"{line.get(what)!r} and is {now.get(what)!r}; labels and splits of a packed data set are changed by "
+                "vidprep annotate, other changes need another destination, further videos vidprep plan --append"
+            )
+        if found.setdefault(entry.root, video.root) != video.root:
+            raise UserError(
+                f"{manifest.path} has videos in {video.root} and in {found[entry.root]} that were in one folder, "
+                f"{roots[entry.root]}, when {dest} was planned; give --root, or the manifest that was planned"
+            )
     if next(videos, None) is not None:
         raise UserError(_other_count(manifest, dest))
+    return tuple(found.get(i, root) for i, root in enumerate(roots))
 
 
 def _other_count(manifest: Manifest, dest: str) -> str:
     return (
         f"{manifest.path} lists {manifest.videos} videos, not as many as {dest} was planned from; give the same "
-        "manifest, or choose another destination"
+        f"manifest, choose another destination, or add new videos with vidprep plan --append {manifest.path} {dest}"
     )
 
 

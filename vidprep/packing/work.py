@@ -16,6 +16,7 @@ from shards.tarwriter import ShardWriter
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import LabelMaker
 from vidprep.deriving.measure import flow_cost, label_cost
+from vidprep.farm.scratch import through
 from vidprep.packing.encode import Encoded, encode, samples
 from vidprep.packing.options import PackOptions
 from vidprep.records import Video
@@ -28,12 +29,18 @@ _PACKAGES = ("vidprep", "av", "numpy", "simplejpeg", "webdataset")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to write. `skip`: verdicts on videos that ended or hung an earlier worker, by key."""
+    """One shard to write.
+
+    Attributes:
+        scratch: folder on the worker's machine that it is written in first; None: beside its final place.
+        skip: verdicts on videos that ended or hung an earlier worker, by key.
+    """
 
     url: str
     shard: int
     videos: tuple[Video, ...]
     options: PackOptions
+    scratch: str | None = None
     skip: Mapping[str, Verdict] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -50,7 +57,7 @@ def pack_shard(task: ShardTask) -> Receipt:
     verdicts: list[Verdict] = []
     frames = 0
     with ShardWriter(
-        open_storage(task.url),
+        through(open_storage(task.url), task.scratch),
         task.shard,
         folder=FOLDER,
         parameters=options.parameters(),
