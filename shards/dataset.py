@@ -22,6 +22,7 @@ from shards.samples import SampleRow, SampleTable
 from shards.selection import select
 from shards.spec import VideoFacts
 from shards.storage import Storage, open_storage
+from shards.storage.base import Span
 from shards.table import ClipTable, decode_table
 from shards.tarwriter import read_info
 
@@ -266,6 +267,14 @@ class Dataset:
     def times_us(self, i: int, column: str) -> npt.NDArray[np.int64]:
         """(frames,) microseconds since the first frame, of every image in a column."""
         return self._reader(column).times_us(self._number(i))
+
+    def spans(self, i: int, wanted: Frames, *, column: str | None = None) -> tuple[int, list[Span]]:
+        """Number of a sample's shard, and (offset, size) in its tar of the frames that `jpegs` would read, ascending."""
+        return self._reader(column).spans(self._number(i), wanted)
+
+    def tar_sizes(self, column: str) -> npt.NDArray[np.int64]:
+        """(S,) bytes of every shard's tar in an open column."""
+        return self._reader(column).shards["tar_size"].astype(np.int64)
 
     @property
     def shard_firsts(self) -> npt.NDArray[np.int64]:

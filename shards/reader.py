@@ -7,7 +7,8 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from shards.index import FAILED, FRAME, ShardIndex, frames_at, parse_idx, parse_
 from shards.meta import ColumnMeta, Meta
 from shards.receipts import stem
 from shards.storage import MissingError, Reader, Storage
+from shards.storage.base import Span
 
 # Two descriptors a shard (tar, mapped index), up to four columns, and as much left for everything else.
 _OPEN_SHARDS = max(16, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 16384) // 16)
+_REREADS = 3  # of what arrives damaged from far away
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class ColumnReader:
         self.samples, self.shards = index.samples, index.shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._verified: set[int] = set()
+        self._opening: dict[int, Lock] = {}
 
     def read(self, i: int, wanted: Sequence[int] | npt.NDArray[Any]) -> dict[int, memoryview]:
         """The frames of sample `i` by frame number; each read once, neighbours in one read.
@@ -81,24 +85,46 @@ class ColumnReader:
             raise IndexError(self._outside(number, place, numbers, count, flags))
         first = (table - shard.table) // FRAME.itemsize
         rows = shard.index.frames[first : first + count].take(np.array(numbers)).tolist()
-        read, crc32 = shard.tar.read, zlib.crc32
+        spans, runs = _runs(base, rows)
+        crc32 = zlib.crc32
         found: dict[int, memoryview] = {}
-        at = 0
-        while at < len(rows):
-            start, size, _, _ = rows[at]
-            stop, end = at + 1, start + size
-            while stop < len(rows) and rows[stop][0] == end:
-                end += rows[stop][1]
-                stop += 1
-            data = memoryview(read(base + start, end - start))
-            for k in range(at, stop):
+        for (start, stop), (begin, _), data in zip(runs, spans, shard.tar.read_many(spans), strict=True):
+            whole = memoryview(data)
+            for k in range(start, stop):
                 offset, size, crc, _ = rows[k]
-                view = data[offset - start : offset - start + size]
+                view = whole[base + offset - begin : base + offset - begin + size]
                 if crc32(view) != crc:
-                    raise self.damaged(number, place, f"frame {numbers[k]} does not agree with its checksum")
+                    again = self._reread(shard, base + offset, size, crc)
+                    if again is None:
+                        raise self.damaged(number, place, f"frame {numbers[k]} does not agree with its checksum")
+                    view = again
                 found[numbers[k]] = view
-            at = stop
         return found
+
+    def read_together(
+        self, items: Sequence[tuple[int, Sequence[int] | npt.NDArray[Any]]]
+    ) -> Sequence[dict[int, memoryview]]:
+        """`read` of every (sample, frame numbers); at the same time where reading takes long. Errors as `read`."""
+        return self._storage.together([partial(self.read, *item) for item in items])
+
+    def _reread(self, shard: OpenShard, offset: int, size: int, crc: int) -> memoryview | None:
+        """Bytes that arrived damaged, read again; None where they stay so."""
+        for _ in range(_REREADS):
+            if not shard.tar.doubt():
+                return None
+            view = memoryview(shard.tar.read(offset, size))
+            if zlib.crc32(view) == crc:
+                return view
+        return None
+
+    def spans(self, i: int, wanted: Sequence[int] | npt.NDArray[Any]) -> tuple[int, list[Span]]:
+        """The shard of sample `i`, and (offset, size) in its tar of the frames that `read` would read, ascending."""
+        record = self.samples[i]
+        shard = self._shard(int(record["shard"]))
+        first = (int(record["table"]) - shard.table) // FRAME.itemsize
+        rows = shard.index.frames[first : first + int(record["frames"])].take(np.unique(wanted))
+        starts = rows["offset"].astype(np.int64) + int(record["offset"])
+        return int(record["shard"]), list(zip(starts.tolist(), rows["size"].tolist(), strict=True))
 
     def payload(self, i: int) -> memoryview:
         """The whole payload of a sample in a column without frames, verified. Errors as `read`."""
@@ -146,32 +172,48 @@ class ColumnReader:
         return self._open.get(number) or self._open_shard(number)
 
     def _open_shard(self, number: int) -> OpenShard:
-        record = self.shards[number]
-        try:
-            tar = self._storage.open(f"{stem(self._folder, number)}.tar")
-            data = self._storage.map(f"{stem(self._folder, number)}.idx")
-        except MissingError as error:
-            raise self.damaged(number, None, str(error)) from error
-        if tar.size != record["tar_size"]:
-            raise self.damaged(number, None, f"it has {tar.size} bytes instead of {record['tar_size']}")
-        try:
-            index = parse_idx(data, f"{stem(self._folder, number)}.idx", verify=number not in self._verified)
-        except DataError as error:
-            raise self.damaged(number, None, str(error)) from error
-        first, count = int(record["first"]), int(record["samples"])
-        header = index.header
-        same = (header["tar_digest"], header["crc32"]) == (record["tar_digest"], record["idx_crc32"])
-        if not same or (
-            number not in self._verified and index.samples.tobytes() != self.samples[first : first + count].tobytes()
-        ):
-            raise self.damaged(number, None, "its .idx is that of another tar, or index.bin of another data set")
-        shard = OpenShard(tar, index, frames_at(count))
-        self._verified.add(number)
-        self._open[number] = shard
+        with self._opening.setdefault(number, Lock()):  # threads that want the same shard open it once
+            shard = self._open.get(number) or self._load_shard(number)
+            self._verified.add(number)
+            self._open[number] = shard
         while len(self._open) > _OPEN_SHARDS:
             # Not closed here: another thread may be reading; the last reference closes it.
             self._open.popitem(last=False)
         return shard
+
+    def _load_shard(self, number: int) -> OpenShard:
+        record = self.shards[number]
+        try:
+            tar = self._storage.open(f"{stem(self._folder, number)}.tar")
+        except MissingError as error:
+            raise self.damaged(number, None, str(error)) from error
+        if tar.size != record["tar_size"]:
+            raise self.damaged(number, None, f"it has {tar.size} bytes instead of {record['tar_size']}")
+        tries = 1 + (_REREADS if tar.doubt() else 0)
+        while True:
+            tries -= 1
+            try:
+                return OpenShard(tar, self._index(number), frames_at(int(record["samples"])))
+            except DataError as error:
+                if not tries:
+                    raise self.damaged(number, None, str(error)) from error
+
+    def _index(self, number: int) -> ShardIndex:
+        """The index of a shard. Raises DataError: it is damaged, or not of this data set."""
+        record = self.shards[number]
+        name = f"{stem(self._folder, number)}.idx"
+        try:
+            data = self._storage.map(name)
+        except MissingError as error:
+            raise DataError(str(error)) from error
+        index = parse_idx(data, name, verify=number not in self._verified)
+        first, count, header = int(record["first"]), int(record["samples"]), index.header
+        same = (header["tar_digest"], header["crc32"]) == (record["tar_digest"], record["idx_crc32"])
+        if not same or (
+            number not in self._verified and index.samples.tobytes() != self.samples[first : first + count].tobytes()
+        ):
+            raise DataError("its .idx is that of another tar, or index.bin of another data set")
+        return index
 
     def _outside(self, number: int, place: int, wanted: list[int], count: int, flags: int) -> str:
         key = self._shard(number).index.key(place)
@@ -179,3 +221,20 @@ class ColumnReader:
             return f"sample {key} failed in column {self.name}: it holds nothing there"
         wrong = wanted[0] if wanted[0] < 0 else wanted[-1]
         return f"frame {wrong} of sample {key} does not exist; it has frames 0 to {count - 1}"
+
+
+def _runs(base: int, rows: list[Any]) -> tuple[list[Span], list[tuple[int, int]]]:
+    """(offset, size) in the tar of every run of neighbouring frames, and the (first, last + 1) rows it is of."""
+    spans: list[Span] = []
+    runs: list[tuple[int, int]] = []
+    at = 0
+    while at < len(rows):
+        start, size, _, _ = rows[at]
+        stop, end = at + 1, start + size
+        while stop < len(rows) and rows[stop][0] == end:
+            end += rows[stop][1]
+            stop += 1
+        spans.append((base + start, end - start))
+        runs.append((at, stop))
+        at = stop
+    return spans, runs

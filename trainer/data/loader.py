@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.clips import check_columns
-from shards.dataset import Dataset, open_dataset
+from shards.dataset import Dataset
 from shards.errors import UserError
-from shards.mixture import Mixture, order_of
-from shards.spec import ClipSpec, VideoFacts
+from shards.mixture import Mixture
+from shards.spec import ClipSpec
 from trainer.data.batch import Batch
 from trainer.data.crew import Crew
-from trainer.data.pictures import flow_zero, is_flow, pixel_type
-from trainer.data.plans import Job
-from trainer.data.ring import Arrays, Layout
+from trainer.data.jobs import flow_zero_of, make_job, open_for
+from trainer.data.ring import Arrays
 from trainer.data.worker import Filler
 
 Samples = npt.NDArray[np.int64]
@@ -84,45 +79,27 @@ class Loader:
         threads: int | None = None,
         plugins: Iterable[str] = (),
     ) -> None:
-        dataset = open_dataset(url) if isinstance(url, (str, Path)) else url
-        for part in parts_of(dataset):
-            check_columns(part, spec)
-        self.dataset = dataset.with_columns(spec.columns)
-        if samples is None:
-            samples = self.dataset.select(split=split, keep=keep, seed=seed)
-        self.samples = np.asarray(samples, dtype=np.int64)
-        _check(batch=batch, rank=rank, world=world, workers=workers)
-        self._order = order_of(
+        self.dataset = open_for(url, spec)
+        self._job = make_job(
             self.dataset,
-            self.samples,
+            spec,
+            batch=batch,
             seed=seed,
             repeats=repeats,
+            split=split,
+            keep=keep,
+            samples=samples,
             shuffle=shuffle,
-            together=clips_per_read,
+            clips_per_read=clips_per_read,
             weighted=weighted,
+            rank=rank,
+            world=world,
+            workers=workers,
+            threads=threads,
         )
+        self.samples, self._order = self._job.samples, self._job.order
         self._world, self._plugins, self.workers = world, tuple(plugins), workers
-        shown = _shown(self.dataset, self.samples, spec)
-        rows = batch // world
-        self._job = Job(
-            parts=parts_of(self.dataset),
-            spec=spec,
-            samples=self.samples,
-            order=self._order,
-            seed=seed,
-            batch=batch,
-            first=rank * rows,
-            rows=rows,
-            layout=Layout(
-                rows=rows,
-                clips=spec.clips,
-                frames=spec.frames,
-                jitter=spec.jitter is not None and spec.sampling != "uniform",
-                **shown.layout,
-            ),
-            threads=_cores() // max(1, workers) or 1 if threads is None else threads,
-        )
-        self._flow_zero = shown.flow_zero
+        self._flow_zero = flow_zero_of(self.dataset, spec)
         self.wait_seconds = 0.0
         self._crew: Crew | None = None
         self._filler: Filler | None = None
@@ -239,101 +216,3 @@ def once(
         threads=threads,
     ) as loader:
         yield from loader.epoch()
-
-
-def parts_of(data: Dataset | Mixture) -> tuple[Dataset, ...]:
-    """The data sets of a mixture, or the one."""
-    return data.parts if isinstance(data, Mixture) else (data,)
-
-
-def _check(*, batch: int, rank: int, world: int, workers: int) -> None:
-    if not 0 <= rank < world:
-        raise UserError(f"rank {rank} of {world} processes does not exist")
-    if batch < 1 or batch % world:
-        near = max(world, batch // world * world)
-        raise UserError(
-            f"the batch of {batch} cannot be shared out to {world} processes evenly: --set train.batch={near}"
-        )
-    if workers < 0:
-        raise UserError(f"workers is {workers}; 0 or more are allowed: --set data.workers=2")
-
-
-class _Contents(TypedDict):
-    height: int
-    width: int
-    channels: int
-    pixels: str
-    flow: str | None
-    targets: int
-
-
-@dataclass(frozen=True)
-class _ShownAs:
-    """What the batches of a data set hold: for their layout, and the number of flow planes for no motion."""
-
-    layout: _Contents
-    flow_zero: float
-
-    def text(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in {**self.layout, "flow zero": self.flow_zero}.items())
-
-
-def _shown(data: Dataset | Mixture, samples: Samples, spec: ClipSpec) -> _ShownAs:
-    """What the batches hold; the same of all parts of a mixture."""
-    if isinstance(data, Dataset):
-        return _shown_of(data, samples, spec)
-    found = []
-    for part, low, high in zip(data.parts, data.firsts, data.firsts[1:], strict=False):
-        mine = samples[(samples >= low) & (samples < high)] - low
-        found += [(part.url, _shown_of(part, mine, spec))] if len(mine) else []
-    (first_url, first), *others = found
-    for url, other in others:
-        if other != first:
-            raise UserError(
-                f"{first_url} and {url} do not make common batches: {first.text()}; {other.text()}. Set data.crop, or "
-                "make the columns of both in the same way"
-            )
-    return first
-
-
-def _shown_of(dataset: Dataset, samples: Samples, spec: ClipSpec) -> _ShownAs:
-    table = None if spec.table is None else dataset.meta.columns[spec.table]
-    flow = spec.flow or (spec.column if is_flow(dataset, spec.column) else None)
-    height, width = _shown_size(dataset, samples, spec)
-    layout = _Contents(
-        height=height,
-        width=width,
-        channels=2 if is_flow(dataset, spec.column) else 3,
-        pixels=pixel_type(dataset, spec.column),
-        flow=None if spec.flow is None else pixel_type(dataset, spec.flow),
-        targets=0 if table is None else int(table.parameters["numbers"]),
-    )
-    return _ShownAs(layout, 0.0 if flow is None else flow_zero(dataset, flow))
-
-
-def _shown_size(dataset: Dataset, samples: Samples, spec: ClipSpec) -> tuple[int, int]:
-    """(height, width) of all clips."""
-    if spec.crop_size is not None:
-        return spec.crop_size
-    if isinstance(spec.resize, tuple):
-        return spec.resize
-    stored = dataset.records[["height", "width"]][samples]
-    sizes, first, counts = np.unique(stored, return_index=True, return_counts=True)
-    if len(sizes) > 1:
-        shown = "; ".join(
-            f"{size['height']}x{size['width']}: {count} samples, such as {dataset.key(int(samples[at]))}"
-            for size, at, count in list(zip(sizes, first, counts, strict=True))[:4]
-        )
-        raise UserError(
-            f"the samples have {len(sizes)} different sizes, which do not make a batch ({shown}): "
-            "--set data.crop=SIZE, or --set data.resize=[HEIGHT,WIDTH]"
-        )
-    facts = VideoFacts(
-        frames=1, height=int(sizes[0]["height"]), width=int(sizes[0]["width"]), times_us=np.zeros(1, np.int64)
-    )
-    return spec.shown_size(facts)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
