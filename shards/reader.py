@@ -66,6 +66,7 @@ class ColumnReader:
         self.keys_digest = int(index.header["keys_digest"])
         self.samples, self.shards = index.samples, index.shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._verified: set[int] = set()
         self._opening: dict[int, Lock] = {}
 
@@ -118,13 +119,24 @@ class ColumnReader:
         return None
 
     def spans(self, i: int, wanted: Sequence[int] | npt.NDArray[Any]) -> tuple[int, list[Span]]:
-        """The shard of sample `i`, and (offset, size) in its tar of the frames that `read` would read, ascending."""
+        """The shard of sample `i`, and (offset, size) in its tar of the frames that `read` would read, ascending.
+        Looks at the index alone, which is not verified here."""
         record = self.samples[i]
-        shard = self._shard(int(record["shard"]))
-        first = (int(record["table"]) - shard.table) // FRAME.itemsize
-        rows = shard.index.frames[first : first + int(record["frames"])].take(np.unique(wanted))
+        number = int(record["shard"])
+        index = self._open[number].index if number in self._open else self._looked_up(number)
+        first = (int(record["table"]) - frames_at(len(index.samples))) // FRAME.itemsize
+        rows = index.frames[first : first + int(record["frames"])].take(np.unique(wanted))
         starts = rows["offset"].astype(np.int64) + int(record["offset"])
-        return int(record["shard"]), list(zip(starts.tolist(), rows["size"].tolist(), strict=True))
+        return number, list(zip(starts.tolist(), rows["size"].tolist(), strict=True))
+
+    def _looked_up(self, number: int) -> ShardIndex:
+        """The index of a shard whose tar is not opened, which may mean that it is fetched."""
+        if number not in self._indexes:
+            name = f"{stem(self._folder, number)}.idx"
+            self._indexes[number] = parse_idx(self._storage.map(name), name, verify=False)
+            while len(self._indexes) > _OPEN_SHARDS:
+                self._indexes.popitem(last=False)
+        return self._indexes[number]
 
     def payload(self, i: int) -> memoryview:
         """The whole payload of a sample in a column without frames, verified. Errors as `read`."""
