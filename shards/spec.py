@@ -16,6 +16,7 @@ from shards.colours import Jitter, JitterPlan, draw_colours
 from shards.cuts import area_cut, largest_cut
 from shards.errors import UserError
 from shards.order import permute
+from shards.rates import at_rate, check_rates
 from shards.table import ClipTable
 
 __all__ = ["ClipPlan", "ClipSpec", "Jitter", "JitterPlan", "VideoFacts", "dealt_rows", "resized_size"]
@@ -50,6 +51,7 @@ class ClipPlan:
         flip: (V,) bool, mirrored left to right.
         jitter: colour changes, or None.
         targets: (V,K) int32, with a clip table: the numbers of the rows that were drawn.
+        draws: (V,N) float64 uniform in [0, 1), where the spec asks for numbers of the task's own.
     """
 
     frames: npt.NDArray[np.int64]
@@ -59,6 +61,7 @@ class ClipPlan:
     flip: npt.NDArray[np.bool_]
     jitter: JitterPlan | None
     targets: npt.NDArray[np.int32] | None = None
+    draws: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,11 @@ class ClipSpec:
         table: a table column (`shards.table`), or None. A clip is then what one of the sample's rows says, each with
             the same chance: start, crop and flip, and its numbers are the clip's targets. Needs stride 1, no
             resampling, and the table's own window, resize and crop.
+        rates: (lowest, highest) of a real-valued rate in place of `strides`. With F frames the rate r is uniform in
+            [lowest, min(highest, F/T)], the start s uniform in 0..floor(F − T·r), and frame k shows s + r·k, rounded
+            (half to even). A video of less than T·lowest frames is shown at the lowest rate, and what lies beyond its
+            end follows `when_short`; "window" and "restart" then both go on from the clip's first frame.
+        draws: N, further numbers in [0, 1) for each clip, of which the task makes choices of its own.
     """
 
     frames: int
@@ -126,6 +134,8 @@ class ClipSpec:
     column: str = "rgb"
     flow: str | None = None
     table: str | None = None
+    rates: tuple[float, float] | None = None
+    draws: int = 0
 
     def __post_init__(self) -> None:
         if self.table is not None:
@@ -150,6 +160,7 @@ class ClipSpec:
         if self.area is not None:
             self._check_area(self.area)
         self._check_rows()
+        self._check_rates()
 
     @property
     def crop_size(self) -> tuple[int, int] | None:
@@ -187,6 +198,19 @@ class ClipSpec:
             raise UserError(
                 f"stride_rows are {self.stride_rows}; rows of {self.clips} places (clips) in the {len(places)} strides "
                 "are needed"
+            )
+
+    def _check_rates(self) -> None:
+        if self.draws < 0 or (self.draws and self.sampling == "uniform"):
+            raise UserError(f"draws is {self.draws}; it must be at least 0, and 0 for uniform clips")
+        if self.rates is None:
+            return
+        check_rates(self.rates)
+        joint = self.cover or self.windows is not None or self.stride_rows is not None
+        if joint or self.strides != (1,) or self.sampling == "uniform" or self.table is not None:
+            raise UserError(
+                f"rates {self.rates} take the place of strides {self.strides}: they are for random clips of "
+                "strides (1,), without table, cover, windows and stride_rows"
             )
 
     def _check_table(self) -> None:
@@ -242,7 +266,9 @@ class ClipSpec:
             flip = np.array([mirrored for _, _, _, mirrored in clips], dtype=np.bool_)
             jitter = self._colours(rng)
         frames = shown if index is None else index[shown]
-        return ClipPlan(frames=frames, stride=which, size=size, crop=crop, flip=flip, jitter=jitter)
+        return ClipPlan(
+            frames=frames, stride=which, size=size, crop=crop, flip=flip, jitter=jitter, draws=self._own_draws(rng)
+        )
 
     def _tabled(self, video: VideoFacts, rng: np.random.Generator, table: ClipTable) -> ClipPlan:
         # As many draws a clip as without table, so that jitter does not depend on there being one.
@@ -263,7 +289,12 @@ class ClipSpec:
             flip=flip.astype(np.bool_),
             jitter=self._colours(rng),
             targets=table.values[rows],
+            draws=self._own_draws(rng),
         )
+
+    def _own_draws(self, rng: np.random.Generator) -> npt.NDArray[np.float64] | None:
+        """The task's; drawn last, so that all else does not depend on how many there are."""
+        return rng.random((self.clips, self.draws)) if self.draws else None
 
     def _resampled(self, video: VideoFacts) -> npt.NDArray[np.int64] | None:
         """Stored frame shown at each tick of `fps`: the last one whose time has come (floor, as RSPNet's sampler)."""
@@ -322,6 +353,8 @@ class ClipSpec:
         if self.cover:
             step = total / self.frames
             frames = [min(int(step * (k + u[1])), total - 1) for k in range(self.frames)]
+        elif self.rates is not None:
+            frames = at_rate(total, self.frames, self.rates, self.when_short, u[0], u[1])
         else:
             frames = self._one_clip(total, self.strides[which], u[1])
         place = (0.5, 0.5) if self.crop_at == "center" else (u[2], u[3])

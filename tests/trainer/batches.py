@@ -38,6 +38,8 @@ def make_batch(spec: ClipSpec, *, videos: int = 4, labels=None, seed: int = 0, s
         arrays["flow_step"] = np.full((videos, 2), 0.08, np.float32)
     if spec.table is not None:
         arrays["targets"] = np.stack([plan.targets for plan in plans]).astype(np.int64)
+    if spec.draws:
+        arrays["draws"] = np.stack([plan.draws for plan in plans])
     labels = np.arange(videos) % 2 if labels is None else np.asarray(labels)
     return Batch.of(step, arrays, labels, videos, flow_zero=128.0)
 

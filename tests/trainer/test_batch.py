@@ -39,6 +39,7 @@ def test_a_batch_shares_the_memory_of_its_slot_and_keeps_the_first_rows():
         for name in ("apply", "factors", "order"):
             arrays[name][row] = getattr(plan.jitter, name)
     batch = Batch.of(7, arrays, np.array([9, 9, 9, 9, 0, -1, 2], np.int32), rows=2)
+    assert batch.draws is None and batch.epoch == 0
     assert (batch.step, len(batch)) == (7, 2)
     assert batch.sample.tolist() == [4, 5] and batch.label.tolist() == [0, -1] and batch.label.dtype == torch.int64
     assert batch.clips.shape == (2, 1, 2, 4, 5, 3) and batch.jitter.factors.shape == (2, 1, 2, 4)

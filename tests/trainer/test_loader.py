@@ -306,3 +306,27 @@ def test_a_script_without_main_guard_that_forks_and_is_killed(dataset, tmp_path)
 def test_workers_load_no_torch():
     code = "import sys, trainer.data.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_tasks_own_numbers_come_with_the_batch(dataset):
+    """The same with any number of ranks and workers; the epoch counts on over its borders."""
+    spec = replace(SPEC, draws=3)
+    options = {"batch": 4, "seed": 3, "repeats": 2}
+    with Loader(dataset, spec, workers=1, **options) as loader:
+        whole = list(loader.batches(0, 7))
+    for batch in whole:
+        rows = [
+            spec.plan(open_dataset(dataset).facts(int(i)), rng_for(3, int(epoch), int(i), int(repeat))).draws
+            for i, epoch, repeat in zip(*_items(dataset, batch.step, **options), strict=True)
+        ]
+        assert np.array_equal(batch.draws, np.stack(rows))
+        assert batch.epoch == pytest.approx(batch.step * 4 / loader.epoch_length)
+    ranks = [Loader(dataset, spec, workers=0, rank=r, world=2, **options).batches(0, 7) for r in range(2)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert np.array_equal(batch.draws, np.concatenate([part.draws for part in parts]))
+        assert {part.epoch for part in parts} == {batch.epoch}
+
+
+def _items(url, step, *, batch, seed, repeats):
+    items = Order(len(open_dataset(url)), seed=seed, repeats=repeats).items(step * batch, (step + 1) * batch)
+    return items.sample, items.epoch, items.repeat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from operator import methodcaller
@@ -70,6 +71,8 @@ class Batch:
         flow_step: (B,2) float32, where there is flow: pixels of the shown frame per step of a plane, for u and v.
         flow_zero: the planes' number for no motion.
         targets: (B,V,K) int64 numbers of the clips' table rows, or None.
+        draws: (B,V,N) float64 uniform in [0, 1), numbers for the task's own choices that stay on the host; or None.
+        steps_per_epoch: batches that make an epoch; infinite where there are none.
     """
 
     step: int
@@ -85,6 +88,13 @@ class Batch:
     flow_step: Tensor | None = None
     flow_zero: float = 0.0
     targets: Tensor | None = None
+    draws: npt.NDArray[np.float64] | None = None
+    steps_per_epoch: float = math.inf
+
+    @property
+    def epoch(self) -> float:
+        """Epochs that are done before this batch."""
+        return self.step / self.steps_per_epoch
 
     @classmethod
     def of(
@@ -95,12 +105,14 @@ class Batch:
         rows: int,
         *,
         flow_zero: float = 0.0,
+        steps_per_epoch: float = math.inf,
     ) -> Batch:
         """The first `rows` rows of a filled slot; tensors share its memory.
 
         Args:
             labels: (N,) of the whole data set.
             flow_zero: the planes' number for no motion.
+            steps_per_epoch: batches that make an epoch.
         """
         part = {name: array[:rows] for name, array in arrays.items()}
         jitter = None
@@ -118,6 +130,8 @@ class Batch:
             jitter=jitter,
             changes=None if jitter is None else ColourChanges.of(jitter),
             flow_zero=flow_zero,
+            steps_per_epoch=steps_per_epoch,
+            draws=part["draws"].copy() if "draws" in part else None,
             **{name: torch.from_numpy(part[name]) for name in ("flow", "flow_step", "targets") if name in part},
         )
 

@@ -77,7 +77,12 @@ def make_job(
         first=rank * rows,
         rows=rows,
         layout=Layout(
-            rows=rows, clips=spec.clips, frames=spec.frames, jitter=jitter, **_contents(dataset, samples, spec)
+            rows=rows,
+            clips=spec.clips,
+            frames=spec.frames,
+            jitter=jitter,
+            draws=spec.draws,
+            **_contents(dataset, samples, spec),
         ),
         threads=_cores() // max(1, workers) or 1 if threads is None else threads,
     )

@@ -166,8 +166,16 @@ class Loader:
                 return
             step, rows, arrays = found
             del found
-            parts = [Batch.of(step, arrays, self.dataset.labels, rows, flow_zero=self._flow_zero)]
-            del arrays
+            made = Batch.of(
+                step,
+                arrays,
+                self.dataset.labels,
+                rows,
+                flow_zero=self._flow_zero,
+                steps_per_epoch=self.steps_per_epoch,
+            )
+            parts = [made]
+            del arrays, made
             yield parts.pop()  # this frame keeps nothing of the batch, whose memory is used again when it is dropped
             if turn is not self._turn:
                 raise RuntimeError("this iteration was ended: the loader was closed or another iteration began")

@@ -42,6 +42,7 @@ class Layout:
         pixels: NumPy type of the clips.
         flow: NumPy type of the flow that comes beside the clips, or None.
         targets: K, numbers of a clip's table row; 0 without table.
+        draws: N, numbers of the task's own for each clip.
     """
 
     rows: int
@@ -54,6 +55,7 @@ class Layout:
     pixels: str = "uint8"
     flow: str | None = None
     targets: int = 0
+    draws: int = 0
 
     @cached_property
     def fields(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...], int]]:
@@ -79,6 +81,8 @@ class Layout:
             kinds["flow_step"] = (np.float32, (b, 2))
         if self.targets:
             kinds["targets"] = (np.int64, (b, v, self.targets))
+        if self.draws:
+            kinds["draws"] = (np.float64, (b, v, self.draws))
         fields: dict[str, tuple[np.dtype[np.generic], tuple[int, ...], int]] = {}
         offset = 0
         for name, (kind, shape) in kinds.items():

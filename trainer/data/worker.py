@@ -55,6 +55,8 @@ class Filler:
                     arrays[name][place] = getattr(plan.jitter, name)
             if plan.targets is not None:
                 arrays["targets"][place] = plan.targets
+            if plan.draws is not None:
+                arrays["draws"][place] = plan.draws
             if "flow_step" in arrays:
                 column = job.spec.flow or job.spec.column
                 arrays["flow_step"][place] = flow_step(parts[row.part], column, row.sample, plan.size)
