@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shards.errors import UserError
 from shards.storage.base import MissingError, Reader, ReadStats, Storage, Writing
 from shards.storage.local import LocalReader, LocalStorage
+from shards.storage.options import SCHEMES, StorageOptions, current_options, use_storage_options
 
 __all__ = [
     "LocalReader",
@@ -16,24 +18,33 @@ __all__ = [
     "ReadStats",
     "Reader",
     "Storage",
+    "StorageOptions",
     "Writing",
     "open_storage",
+    "use_storage_options",
 ]
 
 
-def open_storage(url: str | Path) -> Storage:
-    """The storage of a path or a `file://` URL.
+def open_storage(url: str | Path, options: Mapping[str, object] | None = None) -> Storage:
+    """The storage of a path or URL: file://, s3://, gs://, az://, and https:// for reading.
+
+    Args:
+        options: of object storage, before those of the environment; see `shards.storage.options`.
 
     Raises:
-        UserError: another scheme.
+        UserError: another scheme, or an option that cannot be understood.
     """
     text = str(url)
-    parts = urlsplit(text)
     if "://" not in text:
         return LocalStorage(Path(text))
+    parts = urlsplit(text)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalStorage(Path(unquote(parts.path)))
+    if parts.scheme in SCHEMES:
+        from shards.storage.objects import ObjectStorage  # noqa: PLC0415 - loads the client of object storage
+
+        return ObjectStorage(text, current_options(options))
     raise UserError(
-        f"{text} is not a place this version can use: allowed are a local path or file:///path; "
-        "mount the bucket or copy the data set to a disk first"
+        f"{text} is not a place this version can use: allowed are a path, file:///path, s3://bucket/folder, "
+        "gs://bucket/folder, az://container/folder and, for reading, https://host/folder"
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from shards.errors import StorageError
 
 Span = tuple[int, int]  # offset, size
 Buffer = bytes | memoryview
+T = TypeVar("T")
 
 
 class MissingError(StorageError):
@@ -38,6 +39,10 @@ class Reader(Protocol):
 
     def read_many(self, spans: Sequence[Span]) -> Sequence[Buffer]:
         """`read` of every (offset, size), in their order; where reading takes long, all at once."""
+        ...
+
+    def doubt(self) -> bool:
+        """What was read does not agree with its checksum. Whether reading again may help; forgets kept copies."""
         ...
 
     def close(self) -> None: ...
@@ -116,6 +121,10 @@ class Storage(Protocol):
 
     def create(self, name: str) -> Writing:
         """A new object, visible when published."""
+        ...
+
+    def together(self, calls: Sequence[Callable[[], T]]) -> Sequence[T]:
+        """Results of calls that read, in their order; at the same time where reading takes long."""
         ...
 
     def put(self, name: str, data: bytes, *, replace: bool = False) -> None:

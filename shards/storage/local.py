@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from shards.errors import StorageError
 from shards.publish import Aside
-from shards.storage.base import MissingError, ReadStats, Span
+from shards.storage.base import MissingError, ReadStats, Span, T
 
 
 class LocalStorage:
@@ -90,6 +90,9 @@ class LocalStorage:
     def create(self, name: str) -> Aside:
         return Aside(self.root / name)
 
+    def together(self, calls: Sequence[Callable[[], T]]) -> Sequence[T]:
+        return [call() for call in calls]
+
     def put(self, name: str, data: bytes, *, replace: bool = False) -> None:
         aside = self.create(name)
         try:
@@ -124,6 +127,9 @@ class LocalReader:
 
     def read_many(self, spans: Sequence[Span]) -> list[bytes]:
         return [self.read(offset, size) for offset, size in spans]
+
+    def doubt(self) -> bool:
+        return False
 
     def close(self) -> None:
         if self._handle >= 0:

@@ -216,8 +216,8 @@ def test_receipts_come_back(tmp_path):
 
 def test_places(tmp_path):
     assert open_storage(f"file://{tmp_path}/a%20b").url == str(tmp_path / "a b")
-    with pytest.raises(UserError, match="s3://bucket"):
-        open_storage("s3://bucket/data")
+    with pytest.raises(UserError, match="s3://bucket/folder"):
+        open_storage("ftp://host/data")
     with pytest.raises(MissingError):
         open_storage(tmp_path).read("nothing")
     assert open_storage(tmp_path / "none").list("rgb") == []
