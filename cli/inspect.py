@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -93,11 +93,22 @@ def _warn(summary: Summary) -> None:
 
 @click.command()
 @click.argument("dest", type=str)
-def check(dest: str) -> int:
+@click.option("--repair", is_flag=True, help="Mend what is damaged, and nothing else.")
+@click.option("--from", "other", metavar="COPY", help="With --repair: a copy of the data set to fetch lost files from.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="With --repair: to pack lost shards from again.")
+@click.option("--root", type=str, help="With --manifest: where the videos are now.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --repair: processes.  [default: one a core]")
+def check(dest: str, repair: bool, **options: Any) -> int:
     """Re-read every byte of the data set DEST against indexes and checksums.
 
-    Exits 1 where something is wrong, naming shard, key and what repairs it.
+    Exits 1 where something is wrong, naming shard, key and what repairs it. With --repair, indexes are made again from
+    tars, tars fetched from a copy, derived columns computed again; each file only if it is proved to be the lost one.
     """
+    if repair:
+        return _repair(dest, **options)
+    if given := [name for name in ("other", "manifest", "root", "workers") if options[name] is not None]:
+        flag = "--from" if given[0] == "other" else f"--{given[0]}"
+        raise click.UsageError(f"{flag} goes with --repair")
     from shards.check import check as problems
 
     count = 0
@@ -105,7 +116,30 @@ def check(dest: str) -> int:
         count += 1
         click.echo(str(problem))
     if count:
-        click.echo(f"{count} problems in {dest}", err=True)
+        click.echo(f"{count} problems in {dest}; vidprep check {dest} --repair mends what can be mended", err=True)
+        return 1
+    click.echo(f"{dest}: all right")
+    return 0
+
+
+def _repair(dest: str, **options: Any) -> int:
+    from cli.console import Events
+    from vidprep.repair import repair as run
+
+    with Events(unit="videos") as events:
+        report = run(dest, on_event=events, **options)
+    for mended in report.mended:
+        click.echo(f"mended {mended}")
+    for problem in report.problems:
+        click.echo(str(problem))
+    for line in report.advice:
+        click.echo(line, err=True)
+    for name in report.stale:
+        click.echo(
+            f"column {name} is stale: what it was made from is another now; vidprep info {dest} says how", err=True
+        )
+    if report.problems:
+        click.echo(f"{len(report.problems)} problems are left in {dest}", err=True)
         return 1
     click.echo(f"{dest}: all right")
     return 0

@@ -63,7 +63,7 @@ def check(url: str | Path) -> Iterator[Problem]:
     table: SampleTable | None = None
     try:
         table = SampleTable(storage, meta)
-        yield from _check_rows(storage, meta, table)
+        yield from check_rows(storage, meta, table)
     except DataError as error:
         yield Problem(file=f"{meta.samples_stem}.jsonl", message=str(error), command="")
     for column in meta.columns.values():
@@ -74,7 +74,7 @@ def _again(storage: Storage, producer: str = "vidprep pack") -> str:
     return f"run the same {producer} command into {storage.url} again"
 
 
-def _check_rows(storage: Storage, meta: Meta, table: SampleTable) -> Iterator[Problem]:
+def check_rows(storage: Storage, meta: Meta, table: SampleTable) -> Iterator[Problem]:
     """Whether samples.bin is what samples.jsonl compiles to."""
     bit_of = {split: 1 << bit for bit, split in enumerate(meta.splits)}
     rows, agree = list(table.rows()), True
@@ -198,7 +198,7 @@ class _Shard:
             expected.append((f"{key}.{kind.suffix}", payload_at, payload_size))
         found: list[tuple[str, int, int]] = []
         try:
-            with tarfile.open(fileobj=io.BufferedReader(_File(reader)), mode="r:") as tar:
+            with tarfile.open(fileobj=io.BufferedReader(StoredFile(reader)), mode="r:") as tar:
                 found.extend((member.name, member.offset_data, member.size) for member in tar)
         except tarfile.TarError as error:
             yield self.problem("tar", f"it is not a whole tar: {error}")
@@ -251,7 +251,7 @@ def _sha256(reader: Reader) -> str:
     return digest.hexdigest()
 
 
-class _File(io.RawIOBase):
+class StoredFile(io.RawIOBase):
     """A stored object as the file that the standard library's tar reader wants."""
 
     def __init__(self, reader: Reader) -> None:

@@ -180,6 +180,22 @@ def _refuse_duplicates(shards: Sequence[_Shard], samples: npt.NDArray[np.void]) 
             seen[key] = number
 
 
+def planned_rows(storage: Storage, meta: Meta) -> list[SampleRow]:
+    """The sample table's rows as the plan and the finished shards have them, without what was annotated since.
+
+    Raises: as `finalize`.
+    """
+    plan, column = read_plan(storage), next(iter(meta.columns.values()))
+    planned, again = list(plan.shards()), _again(column.producer)
+    loaded = load_shards(storage, column.folder, len(planned), again=again)
+    segmented = plan.options.get("segment_frames") is not None
+    return [
+        row
+        for it, (_, videos) in zip(loaded, planned, strict=True)
+        for row in _rows(storage, column.folder, _Shard(it.receipt, it.index, videos), segmented=segmented, again=again)
+    ]
+
+
 def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool, again: str) -> Iterator[SampleRow]:
     """The sample table's rows of a shard: the plan's, repeated for every segment of a video.
 

@@ -107,9 +107,9 @@ class ShardWriter:
             if times_us is None and fps <= 0:
                 raise ValueError(f"sample {key!r} has neither frame times nor a frame rate")
             times = np.arange(len(parts)) * (1e6 / fps) if times_us is None else np.asarray(times_us)
-            rows = _frame_rows(parts, times)
+            rows = frame_rows(parts, times)
         else:
-            rows = _frame_rows(parts, np.zeros(1))
+            rows = frame_rows(parts, np.zeros(1))
         text = (to_json({"key": key, **info}) + "\n").encode() if self._kind.describes else b""
         info_at = self._append(f"{key}.json", [text]) if self._kind.describes else 0
         payload_at = self._append(f"{key}.{self._kind.suffix}", parts)
@@ -213,7 +213,8 @@ def read_info(data: bytes) -> dict[str, Any]:
     return info
 
 
-def _frame_rows(frames: Sequence[bytes], times: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+def frame_rows(frames: Sequence[bytes], times: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """(F,) records `shards.index.FRAME` of a payload's frames; times: (F,) microseconds since the first."""
     if times.shape != (len(frames),):
         raise ValueError(f"{len(frames)} frames need as many times; got an array of shape {times.shape}")
     rows = np.zeros(len(frames), FRAME)
