@@ -90,6 +90,7 @@ def check_overfit(recipe: Recipe, data: Path, *, steps: int = 60, falls_to: floa
         loss = task(replace(batch, step=step))["loss"]
         optimizer.zero_grad()
         loss.backward()
+        task.before_step(step)
         optimizer.step()
         task.after_step(step)
         losses.append(loss.item())

@@ -115,6 +115,7 @@ class Trainer:
                 f"task {recipe.task.name} gave {', '.join(scalars) or 'nothing'}; one of its scalars must be 'loss'"
             )
         scalars["loss"].backward()  # type: ignore[no-untyped-call]
+        self._task.before_step(batch.step)
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._task.parameters(), recipe.optim.clip_norm)
         self._optimizer.step()

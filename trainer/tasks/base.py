@@ -50,6 +50,9 @@ class Task(nn.Module):
         """Scalar tensors: "loss" is minimised, all are logged."""
         raise NotImplementedError
 
+    def before_step(self, step: int) -> None:
+        """Called between the backward pass of step number `step` and the optimiser: gradients to be dropped."""
+
     def after_step(self, step: int) -> None:
         """Called after the optimiser's step number `step` (from 0): momentum updates, queues."""
 
