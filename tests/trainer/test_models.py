@@ -4,9 +4,35 @@ import pytest
 import torch
 
 from shards.errors import UserError
-from trainer.models import BACKBONES, Backbone, InputConvention, build_backbone
+from trainer.models import Backbone, InputConvention, build_backbone
 
-TINY = {name: build_backbone(name, base_width=4) for name in BACKBONES}
+# One of each family and variant: other depths are the same code.
+VARIANTS = {
+    "c3d-bn": {},
+    "r3d-vcop": {},
+    "r21d-vcop": {},
+    "s3dg-pace": {},
+    "r21d-tv": {},
+    "r3d-tv-18": {},
+    "mc3-18": {},
+    "resnet3d-hara-10": {},
+    "resnet3d-hara-50": {"pool_time_stride": 1, "stem_time": 3},
+    "cpd-r10": {},
+    "cpd-r50": {"shortcut": "B"},
+    "r2d3d50": {},
+}
+
+
+def tiny(name, base_width=4, **options):
+    return build_backbone(name, base_width=base_width, **VARIANTS[name], **options)
+
+
+def clip_of(name, *, batch=1, channels=3, size=(8, 32, 32)):
+    least = TINY[name].minimum
+    return torch.randn(batch, channels, *(max(pair) for pair in zip(size, least, strict=True)))
+
+
+TINY = {name: tiny(name) for name in VARIANTS}
 
 
 # reference/models.md section 0, column "backbone params"
@@ -19,6 +45,21 @@ TINY = {name: build_backbone(name, base_width=4) for name in BACKBONES}
         ("r21d-vcop", {}, 14_365_303, 512),
         ("r21d-vcop", {"blocks": [2, 2, 2, 2]}, 33_178_423, 512),
         ("s3dg-pace", {}, 9_125_072, 1024),
+        ("r21d-tv", {}, 12_487_005, 512),
+        ("r21d-tv", {"blocks": [2, 2, 2, 2]}, 31_300_125, 512),
+        ("r3d-tv-18", {}, 33_166_272, 512),
+        ("mc3-18", {}, 11_490_240, 512),
+        ("resnet3d-hara-10", {}, 14_399_424, 512),
+        ("resnet3d-hara-18", {}, 33_203_904, 512),
+        ("resnet3d-hara-34", {}, 63_513_536, 512),
+        ("resnet3d-hara-50", {}, 46_198_976, 2048),
+        ("cpd-r10", {}, 7_681_088, 512),
+        ("cpd-r18", {}, 19_850_048, 512),
+        ("cpd-r34", {}, 39_395_392, 512),
+        ("cpd-r50", {}, 28_857_920, 2048),
+        ("cpd-r50", {"shortcut": "A-detached"}, 28_857_920, 2048),
+        ("cpd-r50", {"shortcut": "B"}, 31_634_496, 2048),
+        ("r2d3d50", {}, 31_672_128, 2048),
     ],
 )
 def test_parameters_are_those_of_the_reference(name, options, parameters, width):
@@ -59,37 +100,75 @@ S3DG_SMALL = {
 }
 
 
-# reference/models.md sections 1, 3, 4 and 8
+HARA = {
+    "stem": (64, 16, 56, 56),
+    "layer1": (64, 8, 28, 28),
+    "layer2": (128, 4, 14, 14),
+    "layer3": (256, 2, 7, 7),
+    "layer4": (512, 1, 4, 4),
+}
+SVC_R3D = {
+    "stem": (64, 16, 64, 64),
+    "layer1": (64, 16, 32, 32),
+    "layer2": (128, 8, 16, 16),
+    "layer3": (256, 4, 8, 8),
+    "layer4": (512, 2, 4, 4),
+}
+TORCHVISION = {
+    "stem": (64, 16, 64, 64),
+    "layer1": (64, 16, 64, 64),
+    "layer2": (128, 8, 32, 32),
+    "layer3": (256, 4, 16, 16),
+    "layer4": (512, 2, 8, 8),
+}
+CPD = {
+    "stem": (64, 8, 112, 112),
+    "layer1": (256, 8, 56, 56),
+    "layer2": (512, 8, 28, 28),
+    "layer3": (1024, 8, 14, 14),
+    "layer4": (2048, 8, 7, 7),
+}
+
+
+# reference/models.md sections 1 and 3 to 8
 @pytest.mark.parametrize(
-    ("name", "clip", "maps"),
+    ("name", "options", "clip", "maps"),
     [
-        ("c3d-bn", (16, 112, 112), C3D),
-        ("r3d-vcop", (16, 112, 112), RESIDUAL),
-        ("r21d-vcop", (16, 112, 112), RESIDUAL),
-        ("s3dg-pace", (64, 224, 224), S3DG),
-        ("s3dg-pace", (16, 112, 112), S3DG_SMALL),
+        ("c3d-bn", {}, (16, 112, 112), C3D),
+        ("r3d-vcop", {}, (16, 112, 112), RESIDUAL),
+        ("r21d-vcop", {}, (16, 112, 112), RESIDUAL),
+        ("s3dg-pace", {}, (64, 224, 224), S3DG),
+        ("s3dg-pace", {}, (16, 112, 112), S3DG_SMALL),
+        ("r21d-tv", {}, (16, 128, 128), TORCHVISION),
+        ("resnet3d-hara-18", {}, (16, 112, 112), HARA),
+        ("resnet3d-hara-18", {"pool_time_stride": 1}, (16, 128, 128), SVC_R3D),
+        ("cpd-r50", {}, (8, 224, 224), CPD),
+        ("cpd-r50", {"shortcut": "B"}, (8, 224, 224), CPD),
     ],
 )
-def test_maps_have_the_shapes_of_the_reference(name, clip, maps):
+def test_maps_have_the_shapes_of_the_reference(name, options, clip, maps):
     with torch.no_grad():
-        features = build_backbone(name, base_width=8).eval()(torch.zeros(1, 3, *clip))
+        features = build_backbone(name, base_width=8, **options).eval()(torch.zeros(1, 3, *clip))
     # An eighth of the reference's width, to be quick.
     assert {stage: (8 * m.shape[1], *m.shape[2:]) for stage, m in features.maps.items()} == maps
     assert list(features.maps) == list(maps)
     assert features.last is features.maps[list(maps)[-1]]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_reach_every_parameter(name):
     torch.manual_seed(0)
-    backbone = build_backbone(name, base_width=8)
-    backbone(torch.randn(2, 3, 8, 40, 48)).pooled.square().sum().backward()
+    backbone = tiny(name, 8)
+    for part in backbone.modules():
+        if isinstance(part, torch.nn.BatchNorm3d):  # some start at 0, which stops gradients in the first step
+            torch.nn.init.ones_(part.weight)
+    backbone(clip_of(name, batch=2, size=(8, 40, 48))).pooled.square().sum().backward()
     assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_pooled_is_the_mean_of_the_last_map_also_in_bf16(name):
-    clip = torch.randn(2, 3, 8, 32, 48)
+    clip = clip_of(name, batch=2)
     backbone = TINY[name].eval()
     with torch.no_grad():
         exact = backbone(clip)
@@ -101,10 +180,10 @@ def test_pooled_is_the_mean_of_the_last_map_also_in_bf16(name):
     assert (half.pooled - exact.pooled).norm() < 0.1 * exact.pooled.norm()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_channels_last_gives_the_same(name):
-    clip = torch.randn(2, 3, 8, 32, 32)
-    backbone = build_backbone(name, base_width=4).eval()
+    clip = clip_of(name, batch=2)
+    backbone = tiny(name).eval()
     with torch.no_grad():
         plain = backbone(clip).pooled
         backbone = backbone.to(memory_format=torch.channels_last_3d)
@@ -112,40 +191,64 @@ def test_channels_last_gives_the_same(name):
     assert torch.allclose(plain, turned, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_smallest_clip_works_and_a_smaller_one_is_refused(name):
     backbone = TINY[name].eval()
     smallest = backbone.minimum
+    need = " x ".join(map(str, smallest))
     with torch.no_grad():
         assert backbone(torch.randn(1, 3, *smallest)).pooled.isfinite().all()
         for axis, size in enumerate(smallest):
             if size > 1:
                 clip = torch.randn(1, 3, *(s - (i == axis) for i, s in enumerate(smallest)))
-                with pytest.raises(UserError, match=r"at least 8 x 16 x 16 .*data\.crop"):
+                with pytest.raises(UserError, match=rf"at least {need} .*data\.crop"):
                     backbone(clip)
     with pytest.raises(UserError, match=r"\(B,3,T,H,W\); got \(1, 8, 3, 32, 32\)"):
         backbone(torch.randn(1, 8, 3, 32, 32))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_flow_goes_into_a_backbone_of_two_channels_only(name):
-    backbone = build_backbone(name, base_width=2, in_channels=2).eval()
+    backbone = tiny(name, 2, in_channels=2).eval()
     assert (backbone.in_channels, backbone.options["in_channels"]) == (2, 2)
     first = next(p for p in backbone.parameters() if p.ndim == 5)
     assert first.shape[1] == 2
     with torch.no_grad():
-        assert backbone(torch.randn(1, 2, 8, 32, 32)).pooled.isfinite().all()
+        assert backbone(clip_of(name, channels=2)).pooled.isfinite().all()
     with pytest.raises(UserError, match=r"made for flow and these are RGB\. Set backbone\.in_channels=3"):
         backbone(torch.randn(1, 3, 8, 32, 32))
     with pytest.raises(UserError, match=r"made for RGB and these are flow\. Set backbone\.in_channels=2"):
         TINY[name](torch.randn(1, 2, 8, 32, 32))
 
 
+def test_shortcut_a_passes_the_gradient_unless_it_is_told_not_to():
+    """The reference detaches it: the same features, other gradients (reference/cpd.md section 12.2)."""
+    torch.manual_seed(0)
+    kept = build_backbone("cpd-r10", base_width=4)
+    cut = build_backbone("cpd-r10", base_width=4, shortcut="A-detached")
+    cut.load_state_dict(kept.state_dict())
+    clip = torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(kept(clip).pooled, cut(clip).pooled)
+    for backbone in (kept, cut):
+        # Without the branches of all blocks, gradients can pass through shortcuts alone.
+        for name, parameter in backbone.named_parameters():
+            if name.startswith("layer") and ".bn2." in name:
+                parameter.data.zero_()
+        backbone(clip).pooled.sum().backward()
+    assert kept.conv1.weight.grad.abs().sum() > 0
+    assert cut.conv1.weight.grad is None or cut.conv1.weight.grad.abs().sum() == 0
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("c3d-bn", {"in_channels": 1}, r"in_channels is 1; allowed: 3 \(RGB\), 2 \(flow\)"),
-        ("c3d", {}, "did you mean c3d-bn"),
+        ("c3d-nb", {}, "did you mean c3d-bn"),
+        ("cpd-r50", {"depth": 18}, "It takes: shortcut, base_width"),
+        ("cpd-r50", {"shortcut": "C"}, "allowed: A, A-detached, B"),
+        ("resnet3d-hara-18", {"pool_time_stride": 3}, r"allowed: 2 \(RSPNet\), 1 \(SVC\)"),
+        ("resnet3d-hara-18", {"stem_time": 4}, "allowed: 1, 3, 5, 7"),
+        ("r21d-tv", {"blocks": [1]}, "four whole numbers"),
         ("c3d-bn", {"basewidth": 8}, "did you mean base_width"),
         ("c3d-bn", {"blocks": [1, 1, 1, 1]}, "It takes: base_width, convention"),
         ("s3dg-pace", {"base_width": 0}, "base_width is 0"),

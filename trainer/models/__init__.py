@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ from shards.plugins import load_object
 from trainer.models.base import BGR_255, Backbone, Features, InputConvention
 from trainer.models.c3d import C3D
 from trainer.models.resnet import r3d_vcop, r21d_vcop
+from trainer.models.resnet3d import cpd, hara, r2d3d50
 from trainer.models.s3d import S3DG
+from trainer.models.tvresnet import mc3_18, r3d_tv18, r21d_tv
 
 __all__ = ["BACKBONES", "BGR_255", "Backbone", "Features", "InputConvention", "build_backbone"]
 
@@ -21,6 +24,12 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "r3d-vcop": r3d_vcop,
     "r21d-vcop": r21d_vcop,
     "s3dg-pace": S3DG,
+    "r21d-tv": r21d_tv,
+    "r3d-tv-18": r3d_tv18,
+    "mc3-18": mc3_18,
+    **{f"resnet3d-hara-{depth}": functools.partial(hara, depth) for depth in (10, 18, 34, 50)},
+    **{f"cpd-r{depth}": functools.partial(cpd, depth) for depth in (10, 18, 34, 50)},
+    "r2d3d50": r2d3d50,
 }
 
 
@@ -30,8 +39,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
     Args:
         name: a key of `BACKBONES`, or a user's `file.py:Name` or `package.module:Name`: a class or function that
             takes keyword options and gives a `Backbone`.
-        options: that builder's own; all four here have `base_width`, `convention` and `in_channels`, the residual
-            ones `blocks`.
+        options: that builder's own; all here have `base_width`, `convention` and `in_channels`.
 
     Raises:
         UserError: unknown name or option (naming the nearest), or a value the builder refuses.

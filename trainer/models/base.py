@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,18 @@ class InputConvention:
 BGR_255 = InputConvention(channels="bgr", scale=255.0)
 """Raw BGR of 0..255, as the pace reference reads it with cv2 and feeds it (reference/pace.md section 11.4)."""
 
+IMAGENET = InputConvention(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""RGB with ImageNet's statistics: RSPNet, CoCLR, static and dynamic concepts (reference/evaluation.md section 5)."""
+
+GREY_45 = InputConvention(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+"""RGB, (x − 0.45) / 0.225: CPD (reference/cpd.md section 4) and PySlowFast."""
+
+KINETICS_TV = InputConvention(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
+"""RGB with Kinetics' statistics, as torchvision's video weights want it."""
+
+KINETICS_HARA = InputConvention(mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737))
+"""RGB with Kinetics' statistics, as the published 3D-ResNets of Hara et al. want it."""
+
 CHANNELS = {3: "RGB", 2: "flow"}
 """What a clip of so many channels is."""
 
@@ -99,7 +111,7 @@ class Backbone(nn.Module):
     width: int
     convention: InputConvention
     in_channels: int
-    minimum: ClassVar[tuple[int, int, int]] = (1, 1, 1)
+    minimum: tuple[int, int, int] = (1, 1, 1)
     id: str | None = None
     options: Mapping[str, Any]
 

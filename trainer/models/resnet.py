@@ -47,6 +47,12 @@ def conv_bn(conv: nn.Module, cout: int) -> nn.Module:
     return nn.Sequential(OrderedDict([("conv", conv), ("bn", nn.BatchNorm3d(cout))]))
 
 
+def check_blocks(blocks: Sequence[int]) -> None:
+    """Refuse what does not count the blocks of four stages."""
+    if not isinstance(blocks, Sequence) or len(blocks) != 4 or not all(isinstance(n, int) and n >= 1 for n in blocks):
+        raise UserError(f"backbone.blocks is {blocks!r}; four whole numbers of at least 1, such as [1, 1, 1, 1]")
+
+
 class BasicBlock(nn.Module):
     """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))); the shortcut is a 1x1x1 convolution where shapes differ."""
 
@@ -84,12 +90,7 @@ class ResNet3d(Backbone):
         self, *, conv: Conv, blocks: Sequence[int], base_width: int, convention: Convention, in_channels: int
     ) -> None:
         super().__init__(width=8 * check_base_width(base_width), convention=convention, in_channels=in_channels)
-        if (
-            not isinstance(blocks, Sequence)
-            or len(blocks) != 4
-            or not all(isinstance(n, int) and n >= 1 for n in blocks)
-        ):
-            raise UserError(f"backbone.blocks is {blocks!r}; four whole numbers of at least 1, such as [1, 1, 1, 1]")
+        check_blocks(blocks)
         self.stem = conv_bn(conv(in_channels, base_width, (3, 7, 7), (1, 2, 2)), base_width)
         before = base_width
         for stage, count in enumerate(blocks):

@@ -16,12 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shards.errors import StorageError, UserError
 from shards.publish import Aside
 from trainer.models import BACKBONES, build_backbone
-from trainer.models.base import CHANNELS, Backbone, InputConvention
-from trainer.models.references import REFERENCES, strip_prefixes
+from trainer.models.base import CHANNELS, Backbone, Features, InputConvention
+from trainer.models.references import REFERENCES, Head, Output, Reference, strip_prefixes
 
 FORMAT = "vidprep-backbone"  # the one metadata entry, JSON: safetensors writes several in random order
 VERSION = 1
@@ -30,19 +31,32 @@ Row = tuple[str, str, str, str]  # what, entry, expected, found
 
 
 class ReferenceModel(nn.Module):
-    """A backbone with the linear heads of a reference network.
+    """A backbone with the heads of a reference network.
 
-    `forward` maps normalised clips (B,3,T,H,W) to {output name: (B,K)}, in the order of the reference's outputs.
+    `forward` maps normalised clips (B,3,T,H,W), or (B,V,3,T,H,W) where the reference has several views, to {output
+    name: (B,K)}, in the order of the reference's outputs. "pooled" are the features, (B,D) or (BV,D), and "map_shape"
+    is the shape of the last map.
     """
 
-    def __init__(self, backbone: Backbone, heads: Mapping[str, int]) -> None:
+    def __init__(self, backbone: Backbone, heads: Mapping[str, nn.Module], reference: Reference) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleDict({name: nn.Linear(backbone.width, width) for name, width in heads.items()})
+        self.heads = nn.ModuleDict(heads)
+        self.reference = reference
 
-    def forward(self, clip_BCTHW: Tensor) -> dict[str, Tensor]:
-        pooled = self.backbone(clip_BCTHW).pooled
-        return {name: head(pooled) for name, head in self.heads.items()}
+    def forward(self, clip: Tensor) -> dict[str, Tensor]:
+        views = clip.shape[1] if clip.ndim == 6 else 1
+        features = self.backbone(clip.flatten(0, 1) if clip.ndim == 6 else clip)
+        return {name: self._output(output, features, views) for name, output in self.reference.outputs.items()}
+
+    def _output(self, output: Output, features: Features, views: int) -> Tensor:
+        if output.head == "map_shape":
+            return torch.tensor(features.last.shape)
+        if output.head == "pooled":
+            return features.pooled
+        pooled = features.pooled if output.view is None else features.pooled[output.view :: views]
+        value: Tensor = self.heads[output.head](pooled)
+        return functional.normalize(value, dim=1) if self.reference.heads[output.head].normalised else value
 
 
 def load_reference(name: str, state_dict: Mapping[str, Tensor]) -> ReferenceModel:
@@ -63,9 +77,9 @@ def load_reference(name: str, state_dict: Mapping[str, Tensor]) -> ReferenceMode
     if "state_dict" in state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise UserError(f"{name}: this is a checkpoint, not a state dict; pass its entry 'state_dict'")
     reference, state = REFERENCES[name], strip_prefixes(state_dict)
-    heads = {output: _rows(state, f"{prefix}.weight") for output, prefix in reference.heads.items()}
     backbone = build_backbone(reference.backbone, **reference.options, convention=reference.convention.tree())
-    model = ReferenceModel(backbone, heads)
+    heads = {head: _head(backbone.width, of, state) for head, of in reference.heads.items()}
+    model = ReferenceModel(backbone, heads, reference)
     expected, found = model.state_dict(), dict[str, Tensor]()
     for key, value in state.items():
         if any(re.search(pattern, key) for pattern in reference.unused):
@@ -203,6 +217,13 @@ def _table(rows: list[Row]) -> list[str]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _head(width: int, head: Head, state: Mapping[str, Tensor]) -> nn.Module:
+    if not head.mlp:
+        return nn.Linear(width, _rows(state, f"{head.prefix}.weight"))
+    middle, out = (_rows(state, f"{head.prefix}.{layer}.weight") for layer in (0, 2))
+    return nn.Sequential(nn.Linear(width, middle), nn.ReLU(), nn.Linear(middle, out))
 
 
 def _rows(state: Mapping[str, Tensor], key: str) -> int:
