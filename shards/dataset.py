@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,7 @@ from shards.storage import Storage, open_storage
 from shards.storage.base import Span
 from shards.table import ClipTable, decode_table
 from shards.tarwriter import read_info
+from shards.video import decode_frames
 
 Frames = Sequence[int] | npt.NDArray[Any]
 
@@ -62,19 +64,22 @@ class Sample:
         return self._info()
 
 
-def open_dataset(url: str | Path, *, columns: Sequence[str] = ("rgb",)) -> Dataset:
+def open_dataset(
+    url: str | Path, *, columns: Sequence[str] = ("rgb",), storage_options: Mapping[str, object] | None = None
+) -> Dataset:
     """Open a packed data set; maps its tables, so size costs neither time nor memory.
 
     Args:
-        url: the DEST of `vidprep pack`: a path or file:// URL.
+        url: the DEST of `vidprep pack`: a path or URL.
         columns: those that will be read.
+        storage_options: of object storage, such as `{"endpoint": …, "cache": …}`; docs/object-storage.md.
 
     Raises:
         UserError: there is no finished data set, or it has no such column.
         DataError: its files do not agree with each other.
         StorageError: the place cannot be reached.
     """
-    storage = open_storage(url)
+    storage = open_storage(url, storage_options)
     return Dataset(storage, read_meta(storage), columns=columns)
 
 
@@ -114,7 +119,7 @@ class Dataset:
         return Dataset(self.storage, self.meta, columns=columns, verify=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.url, self.meta, tuple(self._columns))
+        return _reopen, (self.storage, self.meta, tuple(self._columns))
 
     def __len__(self) -> int:
         return self.meta.samples
@@ -221,7 +226,7 @@ class Dataset:
             IndexError: the sample or a frame does not exist.
             DataError: stored bytes are damaged; names shard, key and repair command.
         """
-        found = self._reader(column).read(self._number(i), wanted)
+        found = self._images(column).read(self._number(i), wanted)
         return [found[int(number)] for number in wanted]
 
     def frames(
@@ -237,12 +242,18 @@ class Dataset:
         if not reader.kind.framed or reader.kind.planes != 1:
             raise UserError(f"column {reader.name} holds no RGB frames; read it with .flow or .clip_table")
         record = reader.samples[i]
-        found = reader.read(i, wanted)
+        found = reader.read(i, self._records(reader, i, wanted))
         shape = (len(wanted), int(record["height"]), int(record["width"]), 3)
         if out is None:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape}; it must be a C-contiguous array of {shape}")
+        if reader.kind.encoded:
+            try:
+                decode_frames(reader.coding(i), found, [int(number) for number in wanted], out)
+            except ValueError as error:
+                raise reader.damaged(int(record["shard"]), int(record["place"]), str(error)) from error
+            return out
         place_of: dict[int, int] = {}
         for place, number in enumerate(map(int, wanted)):
             if number in place_of:
@@ -269,8 +280,9 @@ class Dataset:
         return self._reader(column).times_us(self._number(i))
 
     def spans(self, i: int, wanted: Frames, *, column: str | None = None) -> tuple[int, list[Span]]:
-        """Number of a sample's shard, and (offset, size) in its tar of the frames that `jpegs` would read, ascending."""
-        return self._reader(column).spans(self._number(i), wanted)
+        """Number of a sample's shard, and (offset, size) in its tar of what is read for these frames, ascending."""
+        i, reader = self._number(i), self._reader(column)
+        return reader.spans(i, self._records(reader, i, wanted))
 
     def tar_sizes(self, column: str) -> npt.NDArray[np.int64]:
         """(S,) bytes of every shard's tar in an open column."""
@@ -292,11 +304,16 @@ class Dataset:
         return codec_of(self.meta.columns[column].parameters, int(record["height"]), int(record["width"]))
 
     def grey(self, i: int, wanted: Frames, *, column: str | None = None) -> npt.NDArray[np.uint8]:
-        """Luma of RGB frames as their JPEGs store it, (T,H,W) uint8; arguments and errors as in `jpegs`."""
+        """Luma of RGB frames, (T,H,W) uint8: as their JPEGs store it, of videos that of the RGB frames. Arguments and
+        errors as in `jpegs`."""
         i = self._number(i)
         reader = self._reader(column)
         record = reader.samples[i]
         out = np.empty((len(wanted), int(record["height"]), int(record["width"])), np.uint8)
+        if reader.kind.encoded:
+            for image, grey in zip(self.frames(i, wanted, column=column), out, strict=True):
+                cv2.cvtColor(image, cv2.COLOR_RGB2GRAY, dst=grey)
+            return out
         for place, (number, data) in enumerate(zip(wanted, self.jpegs(i, wanted, column=column), strict=True)):
             try:
                 jpeg.decode(data, out=out[place])
@@ -378,6 +395,21 @@ class Dataset:
             )
         return self._columns[column]
 
+    def _images(self, column: str | None) -> ColumnReader:
+        reader = self._reader(column)
+        if reader.kind.encoded:
+            raise UserError(f"column {reader.name} holds encoded videos, no images; read it with .frames")
+        return reader
+
+    def _records(self, reader: ColumnReader, i: int, wanted: Frames) -> Frames:
+        """Numbers of the records in the index that have to be read for some frames. Raises IndexError."""
+        if not reader.kind.encoded:
+            return wanted
+        count = int(reader.samples[i]["frames"])
+        outside = [int(number) for number in wanted if not 0 <= number < count]
+        # Reading refuses a number outside the video, and says so.
+        return outside or (reader.coding(i).needed(int(number) for number in wanted) if len(wanted) else [])
+
     def _flow_reader(self, column: str) -> ColumnReader:
         reader = self._reader(column)
         if reader.kind.planes != 2:
@@ -408,6 +440,6 @@ class _Info:
             raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
 
 
-def _reopen(url: str, meta: Meta, columns: tuple[str, ...]) -> Dataset:
+def _reopen(storage: Storage, meta: Meta, columns: tuple[str, ...]) -> Dataset:
     # The process that pickled it verified the whole sample table already.
-    return Dataset(open_storage(url), meta, columns=columns, verify=False)
+    return Dataset(storage, meta, columns=columns, verify=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -16,14 +17,17 @@ import numpy.typing as npt
 
 from shards.columns import COLUMNS
 from shards.errors import DataError
+from shards.foreign import find_tars
 from shards.index import FAILED, FRAME, ShardIndex, frames_at, parse_idx, parse_index
 from shards.meta import ColumnMeta, Meta
 from shards.receipts import stem
 from shards.storage import MissingError, Reader, Storage
 from shards.storage.base import Span
+from shards.video import Coding
 
 # Two descriptors a shard (tar, mapped index), up to four columns, and as much left for everything else.
 _OPEN_SHARDS = max(16, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 16384) // 16)
+_CODINGS = 4096  # descriptions of encoded videos that are kept
 _REREADS = 3  # of what arrives damaged from far away
 
 
@@ -32,6 +36,7 @@ class OpenShard:
     tar: Reader
     index: ShardIndex
     table: int  # offset of the first frame record in the .idx file
+    info: npt.NDArray[np.uint8] | None = None  # descriptions, where the tar is another tool's
 
 
 class ColumnReader:
@@ -66,6 +71,8 @@ class ColumnReader:
         self.keys_digest = int(index.header["keys_digest"])
         self.samples, self.shards = index.samples, index.shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._tars = find_tars(storage, column.folder) if self.kind.foreign else None
+        self._codings: OrderedDict[int, Coding] = OrderedDict()
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._verified: set[int] = set()
         self._opening: dict[int, Lock] = {}
@@ -101,12 +108,6 @@ class ColumnReader:
                     view = again
                 found[numbers[k]] = view
         return found
-
-    def read_together(
-        self, items: Sequence[tuple[int, Sequence[int] | npt.NDArray[Any]]]
-    ) -> Sequence[dict[int, memoryview]]:
-        """`read` of every (sample, frame numbers); at the same time where reading takes long. Errors as `read`."""
-        return self._storage.together([partial(self.read, *item) for item in items])
 
     def _reread(self, shard: OpenShard, offset: int, size: int, crc: int) -> memoryview | None:
         """Bytes that arrived damaged, read again; None where they stay so."""
@@ -159,15 +160,30 @@ class ColumnReader:
         return self._shard(int(record["shard"])).index.key(int(record["place"]))
 
     def info(self, i: int) -> bytes:
-        """Contents of KEY.json."""
+        """Contents of KEY.json, or what stands for it."""
         record = self.samples[i]
         shard = self._shard(int(record["shard"]))
         member = shard.index.members[int(record["place"])]
-        size = int(member["info_size"])
-        data = shard.tar.read(int(member["info_offset"]), size)
+        start, size = int(member["info_offset"]), int(member["info_size"])
+        data = shard.tar.read(start, size) if shard.info is None else shard.info[start : start + size].tobytes()
         if len(data) != size:
             raise self.damaged(int(record["shard"]), int(record["place"]), "its description is cut short")
         return data
+
+    def coding(self, i: int) -> Coding:
+        """How the frames of a sample of an encoded column are reached. Raises DataError: its description is damaged."""
+        coding = self._codings.get(i)
+        if coding is None:
+            record = self.samples[i]
+            try:
+                coding = Coding.of(json.loads(self.info(i))["coding"])
+            except (ValueError, KeyError, TypeError) as error:
+                what = f"its description cannot be understood ({error!r})"
+                raise self.damaged(int(record["shard"]), int(record["place"]), what) from error
+            self._codings[i] = coding
+            while len(self._codings) > _CODINGS:
+                self._codings.popitem(last=False)
+        return coding
 
     def damaged(self, shard: int, place: int | None, what: str) -> DataError:
         """The error for bytes that are not what they should be."""
@@ -175,8 +191,9 @@ class ColumnReader:
         sample = ""
         if place is not None:
             sample = f", sample {self._shard(shard).index.key(place)}"
+        tar = f"{name}.tar" if self._tars is None else self._tars.where(shard)
         return DataError(
-            f"{name}.tar{sample}: {what}; vidprep check {self._storage.url} lists all damage; to write the shard "
+            f"{tar}{sample}: {what}; vidprep check {self._storage.url} lists all damage; to write the shard "
             f"anew remove {name}.json and {self._again}"
         )
 
@@ -196,7 +213,10 @@ class ColumnReader:
     def _load_shard(self, number: int) -> OpenShard:
         record = self.shards[number]
         try:
-            tar = self._storage.open(f"{stem(self._folder, number)}.tar")
+            if self._tars is None:
+                tar, info = self._storage.open(f"{stem(self._folder, number)}.tar"), None
+            else:
+                tar, info = self._tars.open(number), self._storage.map(f"{stem(self._folder, number)}.info")
         except MissingError as error:
             raise self.damaged(number, None, str(error)) from error
         if tar.size != record["tar_size"]:
@@ -205,7 +225,7 @@ class ColumnReader:
         while True:
             tries -= 1
             try:
-                return OpenShard(tar, self._index(number), frames_at(int(record["samples"])))
+                return OpenShard(tar, self._index(number), frames_at(int(record["samples"])), info)
             except DataError as error:
                 if not tries:
                     raise self.damaged(number, None, str(error)) from error

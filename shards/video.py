@@ -105,6 +105,12 @@ class Coding:
             last = entry.packet + frames[-1] - entry.frame + entry.skip + self.delay
             yield entry, frames, range(entry.packet, min(last + 1, self.packets))
 
+    def needed(self, wanted: Iterable[int]) -> list[int]:
+        """Numbers of the index's records that have to be read for some frames, ascending."""
+        if not self.packets:
+            return [0]  # every record is the whole file
+        return sorted({packet for _, _, packets in self.parts(wanted) for packet in packets})
+
     def decoder(self) -> VideoCodecContext:
         """A fresh decoder, on one thread."""
         context = CodecContext.create(self.codec, "r")
@@ -137,7 +143,7 @@ def pictures(
     keys = frozenset(coding.keys)
     for number, data in packets:
         packet = av.Packet(len(data))  # FFmpeg's own memory, zero beyond the end, where decoders read a little
-        packet.update(data)
+        packet.update(bytes(data))
         packet.is_keyframe = coding.intra or number in keys
         fed += 1
         for frame in context.decode(packet):
@@ -175,7 +181,7 @@ def decode_frames(
     """Decode and convert frames into `out` (T,H,W,3), RGB and upright; each is decoded once.
 
     Args:
-        stored: the packets of `Coding.parts`, by number; of a video that is read whole, {0: the file}.
+        stored: number → bytes of the records that `Coding.needed` names.
         wanted: (T,) numbers of frames.
 
     Raises:
@@ -184,6 +190,8 @@ def decode_frames(
     places: dict[int, list[int]] = {}
     for place, number in enumerate(wanted):
         places.setdefault(number, []).append(place)
+    if not places:
+        return
     reformatter, size = VideoReformatter(), (out.shape[1], out.shape[2])
     try:
         for number, frame in _numbered(coding, stored, places):
