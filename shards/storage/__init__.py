@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shards.errors import UserError
-from shards.storage.base import MissingError, Reader, ReadStats, Storage, Writing
+from shards.storage.base import MissingError, Reader, ReadStats, Storage, T, Writing
 from shards.storage.local import LocalReader, LocalStorage
 from shards.storage.options import SCHEMES, StorageOptions, current_options, use_storage_options
 
@@ -21,6 +21,7 @@ __all__ = [
     "StorageOptions",
     "Writing",
     "open_storage",
+    "read_together",
     "use_storage_options",
 ]
 
@@ -48,3 +49,9 @@ def open_storage(url: str | Path, options: Mapping[str, object] | None = None) -
         f"{text} is not a place this version can use: allowed are a path, file:///path, s3://bucket/folder, "
         "gs://bucket/folder, az://container/folder and, for reading, https://host/folder"
     )
+
+
+def read_together(storages: Iterable[Storage], calls: Sequence[Callable[[], T]]) -> Sequence[T]:
+    """Results of calls that read from these storages, in order; at the same time where one of them is far away."""
+    far = next((storage for storage in storages if not storage.near), None)
+    return [call() for call in calls] if far is None else far.together(calls)

@@ -77,10 +77,15 @@ class Writing(Protocol):
 
 
 class Storage(Protocol):
-    """A data set's folder. Names are relative, with `/` between folders."""
+    """A data set's folder. Names are relative, with `/` between folders.
+
+    Attributes:
+        near: reading takes as long as the disk does, and nothing is won by many reads at a time.
+    """
 
     url: str
     stats: ReadStats
+    near: bool
 
     def exists(self, name: str) -> bool: ...
     def size(self, name: str) -> int:

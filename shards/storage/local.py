@@ -19,10 +19,15 @@ from shards.storage.base import MissingError, ReadStats, Span, T
 class LocalStorage:
     """A folder on a file system."""
 
+    near = True
+
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self.url = str(self.root)
         self.stats = ReadStats()
+
+    def __reduce__(self) -> tuple[type[LocalStorage], tuple[Path]]:
+        return LocalStorage, (self.root,)
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()

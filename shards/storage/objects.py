@@ -38,6 +38,8 @@ class ObjectStorage:
         stats: requests that brought bytes, and these bytes.
     """
 
+    near = False
+
     def __init__(self, url: str, options: StorageOptions | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc or parts.query or parts.fragment:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from shards.columns import COLUMNS
 from shards.dataset import Dataset
 from shards.errors import DataError
 from shards.flow import CODECS
+from shards.storage import read_together
 from trainer.data.plans import IntArray, Row
 
 Pixels = npt.NDArray[Any]
@@ -104,11 +106,14 @@ def write_frames(column: str, items: Sequence[Shown]) -> None:
     Raises:
         DataError: stored bytes are damaged.
     """
+    for item in items:
+        if COLUMNS[item.dataset.meta.columns[column].kind].encoded:
+            _write_decoded(column, item)
+    items = [item for item in items if not COLUMNS[item.dataset.meta.columns[column].kind].encoded]
     # All bytes before any pixel: in turn, each would find its code and data gone from the processor's caches.
-    found = [
-        (item, places := item.places(), item.dataset.jpegs(item.sample, list(places), column=column)) for item in items
-    ]
-    for item, places, jpegs in found:
+    places_of = [item.places() for item in items]
+    found = _read(column, items, [list(places) for places in places_of])
+    for item, places, jpegs in zip(items, places_of, found, strict=True):
         dataset = item.dataset
         record = dataset.record(item.sample, column)
         stored = (int(record["height"]), int(record["width"]))
@@ -127,6 +132,26 @@ def write_frames(column: str, items: Sequence[Shown]) -> None:
                 _cut(resized[boxes[v]], item.out[v, t])
 
 
+def _write_decoded(column: str, item: Shown) -> None:
+    """As `write_frames`, from an encoded video: one item at a time, for its frames are decoded at full size first."""
+    places, boxes, size = item.places(), item.boxes(), item.size
+    images = item.dataset.frames(item.sample, list(places), column=column)
+    for image, shown_at in zip(images, places.values(), strict=True):
+        same = image.shape[:2] == tuple(size)
+        resized = image if same else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        for v, t in shown_at:
+            _cut(resized[boxes[v]], item.out[v, t])
+
+
+def _read(column: str, items: Sequence[Shown], wanted: Sequence[Sequence[int]]) -> Sequence[list[memoryview]]:
+    """The stored images of every item; all at the same time where they come from far away."""
+    calls = [
+        partial(item.dataset.jpegs, item.sample, numbers, column=column)
+        for item, numbers in zip(items, wanted, strict=True)
+    ]
+    return read_together((item.dataset.storage for item in items), calls)
+
+
 def _cut(part: Pixels, out: Pixels) -> None:
     """Show a part of a frame, resized where it is not as large as `out`."""
     if part.shape == out.shape:
@@ -135,17 +160,18 @@ def _cut(part: Pixels, out: Pixels) -> None:
         cv2.resize(part, out.shape[1::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def write_flow(column: str, items: Iterable[Shown]) -> None:
+def write_flow(column: str, items: Sequence[Shown]) -> None:
     """Read, decode, resize and crop flow: for frame t of a plan the field that leads from it to the next frame, at the
     video's end the last field. Planes are resized as they are stored; their step changes with the size (`flow_step`).
 
     Raises:
         DataError: stored bytes are damaged.
     """
-    for item in items:
+    found = _read(column, items, [stored(column, item) for item in items])
+    for item, jpegs in zip(items, found, strict=True):
         dataset, fields = item.dataset, item.fields(column)
         codec, boxes, size = dataset.codec(item.sample, column=column), item.boxes(), item.size
-        data = iter(dataset.jpegs(item.sample, stored(column, item), column=column))
+        data = iter(jpegs)
         for field, shown_at in fields.items():
             for channel in (0, 1):
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from shards.errors import UserError
 from shards.order import ItemOrder
 from shards.rng import rng_for
 from shards.spec import ClipPlan, ClipSpec, VideoFacts, dealt_rows
+from shards.storage import read_together
 from shards.table import ClipTable
 from trainer.data.ring import Layout
 
@@ -76,14 +77,21 @@ def plan_rows(job: Job, step: int, count: int) -> list[Row]:
     samples = numbers - job.firsts[parts]
     facts = _facts(job, parts, samples)
     found = zip(parts.tolist(), samples.tolist(), items.epoch.tolist(), items.repeat.tolist(), strict=True)
-    table: tuple[int, int, ClipTable | None] = (-1, -1, None)  # neighbours of one sample share it
+    tables = _tables(job, parts, samples)
     dealt = _dealt(job, step, count)
     plans = []
     for fact, (part, sample, epoch, repeat), row in zip(facts, found, dealt, strict=True):
-        if job.spec.table is not None and table[:2] != (part, sample):
-            table = part, sample, job.parts[part].clip_table(sample, column=job.spec.table)
-        plans.append(_plan(job, fact, table[2], part, sample, epoch, repeat, row))
+        plans.append(_plan(job, fact, tables.get((part, sample)), part, sample, epoch, repeat, row))
     return [Row(*row) for row in zip(parts.tolist(), samples.tolist(), numbers.tolist(), plans, strict=True)]
+
+
+def _tables(job: Job, parts: IntArray, samples: IntArray) -> dict[tuple[int, int], ClipTable]:
+    """The clip table of every (part, sample), where the spec asks for them; clips of one sample share it."""
+    if job.spec.table is None:
+        return {}
+    places = list(dict.fromkeys(zip(parts.tolist(), samples.tolist(), strict=True)))
+    calls = [partial(job.parts[part].clip_table, sample, column=job.spec.table) for part, sample in places]
+    return dict(zip(places, read_together((part.storage for part in job.parts), calls), strict=True))
 
 
 def _dealt(job: Job, step: int, count: int) -> Sequence[int | None]:

@@ -61,7 +61,12 @@ class Filler:
                 column = job.spec.flow or job.spec.column
                 arrays["flow_step"][place] = flow_step(parts[row.part], column, row.sample, plan.size)
         runs = list(together(found))
-        size = min(_TOGETHER, max(1, len(runs) // (4 * job.threads)))  # but enough groups to keep all threads at work
+        if all(part.storage.near for part in parts):
+            size = min(
+                _TOGETHER, max(1, len(runs) // (4 * job.threads))
+            )  # but enough groups to keep all threads at work
+        else:
+            size = -(-len(runs) // job.threads)  # what comes from far away is asked for all at once
         self._show(
             [
                 (column, [shown(parts, found[start:stop], arrays[name][start:stop]) for start, stop in some])
