@@ -77,7 +77,8 @@ def check_task(
 
 
 def check_overfit(recipe: Recipe, data: Path, *, steps: int = 60, falls_to: float = 0.5) -> None:
-    """The loss of one batch of 4 videos, shown again and again, falls to `falls_to` times its first value."""
+    """The loss of one batch of 4 videos, shown again and again, falls to `falls_to` times the highest of the first
+    five (not the first: a queue begins with random keys, which are easier to tell from than those that follow)."""
     recipe = _with(recipe, "train.batch=4", "data.workers=0")
     torch.manual_seed(recipe.train.seed)
     dataset = open_dataset(data)
@@ -94,7 +95,7 @@ def check_overfit(recipe: Recipe, data: Path, *, steps: int = 60, falls_to: floa
         optimizer.step()
         task.after_step(step)
         losses.append(loss.item())
-    first, last = losses[0], float(np.mean(losses[-5:]))
+    first, last = max(losses[:5]), float(np.mean(losses[-5:]))
     assert last <= falls_to * first, (
         f"{recipe.task.name} does not learn 4 videos by heart: loss {first:.3f} fell to {last:.3f} in {steps} steps, "
         f"not to {falls_to * first:.3f}. Does forward use the batch's labels, and does a gradient reach the backbone?"

@@ -14,12 +14,14 @@ from trainer.strict import validate
 from trainer.tasks.base import Task
 from trainer.tasks.classify import Classify
 from trainer.tasks.pace import Pace
+from trainer.tasks.rspnet import Rspnet
 from trainer.tasks.statistics import Statistics
 
-__all__ = ["TASKS", "Classify", "Pace", "Statistics", "Task", "build_task", "find_task"]
+__all__ = ["TASKS", "Classify", "Pace", "Rspnet", "Statistics", "Task", "build_task", "find_task"]
 
 TASKS: dict[str, type[Task]] = {
     "pace": Pace,
+    "rspnet": Rspnet,
     "statistics": Statistics,
     "classify": Classify,
 }
