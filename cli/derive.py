@@ -7,12 +7,19 @@ from typing import Any
 import click
 
 from cli.console import Events, human_bytes, parse_pair, parse_resize
+from cli.engines import engine_options, make_engine, submit_to_slurm
 from cli.types import Parsed
+
+_FLOW = ("method", "backend", "codec", "bound", "source")
+_LABELS = ("crop", "window", "stride", "views", "resize", "variant", "flip", "seed", "rgb", "flow")
 
 
 def _common(command: Any) -> Any:
     """Options of both commands."""
     for option in (
+        click.option("--dry-run", is_flag=True, help="With --engine slurm: write the scripts instead of submitting."),
+        click.option("--plan-only", is_flag=True, help="Only fix the options; then vidprep run DEST --column NAME."),
+        engine_options,
         click.option(
             "--timeout",
             type=click.FloatRange(min=0, min_open=True),
@@ -61,10 +68,7 @@ def flow(dest: str, params: tuple[tuple[str, Any], ...], **options: Any) -> None
     The RGB column is not touched. The same command goes on where it was stopped; other parameters go to a folder of
     their own, and the column switches to it when it is complete.
     """
-    from vidprep.derive import add_flow
-
-    with Events(unit="videos") as events:
-        add_flow(dest, on_event=events, **options, **dict(params))
+    _make("flow", dest, {**{name: options.pop(name) for name in _FLOW}, **dict(params)}, options)
 
 
 @click.command()
@@ -103,10 +107,42 @@ def labels(dest: str, **options: Any) -> None:
     The column is a table of windows x views with 14 motion and 13 appearance numbers each; the task `statistics`
     trains on it without reading flow. Needs a flow column (vidprep flow DEST).
     """
-    from vidprep.derive import add_labels
+    _make("labels", dest, {name: options.pop(name) for name in _LABELS}, options)
 
+
+def _make(
+    what: str,
+    dest: str,
+    given: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Plan the column, and write it where it is to be written. `given`: of the maker; `options`: of the run."""
+    from vidprep.derive import add_flow, add_labels, flow_maker, label_maker, plan_column
+
+    column, workers = options["column"], options["workers"]
+    run = {name: options[name] for name in ("workers", "timeout", "memory", "scratch")}
     with Events(unit="videos") as events:
-        add_labels(dest, on_event=events, **options)
+        if options["plan_only"] or options["engine"] == "slurm":
+            maker = flow_maker(**given) if what == "flow" else label_maker(**given)
+            plan_column(dest, column, maker)
+            if options["plan_only"]:
+                text = f"column {column} of {dest} is planned: vidprep run {dest} --column {column} writes it"
+                events({"event": "done", "message": text})
+                return
+            from vidprep.farm.work import Job
+
+            submit_to_slurm(
+                Job(url=dest, column=column, **run),
+                (column,),
+                slurm=dict(options["slurm"]),
+                parts=options["parts"],
+                folder=options["script_folder"],
+                dry_run=options["dry_run"],
+            )
+            return
+        engine = make_engine(options["engine"], address=options["address"], workers=workers)
+        add: Any = add_flow if what == "flow" else add_labels
+        add(dest, column=column, engine=engine, on_event=events, **run, **given)
 
 
 @click.command()

@@ -25,7 +25,7 @@ from vidprep.runs import OnEvent, ignore, worker_count
 _SHORT_SIDE = 128
 _MEASURED = 8  # videos, for the plan's estimate
 _MEASURED_FRAMES = 256  # of each of them
-_FEW = 64  # videos that need no balance
+FEW = 64  # videos that need no balance
 _COLUMNS = ("rgb", "flow", "statistics")
 
 
@@ -193,7 +193,7 @@ def _write_plan(
     estimate = measure_videos(picked, options, workers=workers, limit=_MEASURED_FRAMES, timeout=timeout)
     bounds = shard_bounds(videos.videos, estimate, options)
     unreadable: Mapping[str, int] = {}
-    if videos.videos > _FEW:
+    if videos.videos > FEW:
         tell({"event": "plan", "message": f"reading the headers of {videos.videos:,} videos"})
         headers = probe_videos(videos, videos.videos, options, workers=workers, timeout=timeout, tell=tell)
         bounds = balanced(headers.weights, len(bounds))

@@ -170,17 +170,30 @@ class ShardRun:
             leases.note(message.shard, done=message.items, frames=message.frames, item=key)
             self._progress(message)
 
-        for receipt in run_tasks(
-            self._work.target,
-            tasks(),
-            workers=min(self._workers, len(wanted)),
-            on_message=progress,
-            on_lost=self._lost,
-            on_failed=lambda task, error: leases.fail(task.shard, str(error)),
-            silence=self._timeout,
-            memory=self._memory,
-        ):
-            self._finish(receipt, leases)
+        failed: list[tuple[int, Exception]] = []
+        try:
+            for receipt in run_tasks(
+                self._work.target,
+                tasks(),
+                workers=min(self._workers, len(wanted)),
+                on_message=progress,
+                on_lost=self._lost,
+                on_failed=lambda task, error: failed.append((task.shard, error)),
+                silence=self._timeout,
+                memory=self._memory,
+            ):
+                self._finish(receipt, leases)
+        except (UserError, WorkerError) as error:
+            lost_race = isinstance(error, StorageError) and any(
+                has_receipt(self._storage, self._work.folder, shard) for shard, _ in failed
+            )
+            if not lost_race:
+                for shard, reason in failed:
+                    leases.fail(shard, str(reason))
+                raise
+            # Another run has finished that shard in spite of the lease: what is left is begun again.
+            self._at.clear()
+            return wanted & set(self._sizes)
         return theirs
 
     def _finish(self, receipt: Receipt, leases: Leases) -> None:
@@ -191,7 +204,8 @@ class ShardRun:
             self._written[0] += items
             self._written[1] += last.frames
         self._take(receipt, items)
-        self._announce(receipt)
+        announce(receipt, self._tell)
+        self._progress(None)
         self._work.check(self.receipts, self._done)
 
     def _tell_waiting(self, shards: set[int], leases: Leases) -> None:
@@ -204,22 +218,6 @@ class ShardRun:
     def _take(self, receipt: Receipt, items: int) -> None:
         self.receipts.append(receipt)
         self._done += items
-
-    def _announce(self, receipt: Receipt) -> None:
-        for found in receipt.verdicts:
-            text = f"{found.level}: {found.source}: {found.message} ({found.code})"
-            text += f"; to mend it: {found.command}" if found.command else ""
-            self._tell({"event": "verdict", **asdict(found), "message": text})
-        self._tell(
-            {
-                "event": "shard",
-                "shard": receipt.shard,
-                "samples": receipt.samples,
-                "frames": receipt.frames,
-                "bytes": receipt.tar_size,
-            }
-        )
-        self._progress(None)
 
     def _progress(self, message: Progress | None) -> None:
         if message is not None:
@@ -274,6 +272,23 @@ class ShardRun:
             bound = f"{(self._memory or 0) / 1e6:,.0f} MB"
             return "memory", f"the process that works on it holds more than {bound}; allow more with --memory"
         return "crashed", f"the process that works on it {it.reason}"
+
+
+def announce(receipt: Receipt, tell: OnEvent) -> None:
+    """Tell of a finished shard and its verdicts."""
+    for found in receipt.verdicts:
+        text = f"{found.level}: {found.source}: {found.message} ({found.code})"
+        text += f"; to mend it: {found.command}" if found.command else ""
+        tell({"event": "verdict", **asdict(found), "message": text})
+    tell(
+        {
+            "event": "shard",
+            "shard": receipt.shard,
+            "samples": receipt.samples,
+            "frames": receipt.frames,
+            "bytes": receipt.tar_size,
+        }
+    )
 
 
 def worker_count(asked: int | None) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
+from shards.storage import open_storage
+from vidprep.deriving.makers import column_plans
 from vidprep.farm.finish import finish
 from vidprep.farm.reports import DeriveReport
 from vidprep.farm.work import Job, open_job
@@ -50,3 +52,13 @@ def make_column(job: Job, engine: Engine, tell: OnEvent) -> DeriveReport:
     assert isinstance(report, DeriveReport)
     tell({"event": "done", "message": str(report), **asdict(report)})
     return report
+
+
+def complete(job: Job, engine: Engine, tell: OnEvent) -> None:
+    """Write what is left of all planned columns, and put them in force."""
+    began = time.monotonic()
+    engine.write(job, tell)
+    report = finish(job, began=began, now=time.monotonic())
+    tell({"event": "done", "message": str(report), **asdict(report)})
+    for plan in column_plans(open_storage(job.url)):
+        make_column(replace(job, column=plan.column), engine, tell)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from shards.derived import finalize_column
 from shards.errors import UserError
 from shards.finalize import finalize
-from shards.meta import NAME as META
 from shards.plan import read_plan
 from shards.receipts import has_receipt, read_receipt
 from shards.storage import open_storage
@@ -75,8 +74,3 @@ def _lacks(opened: Opened, column: str, waiting: int, producer: str) -> str:
         f"column {column} lacks {waiting} of {total} shards: vidprep run {url} --column {column}, then vidprep "
         f"finalize {url}, or {producer} with its options writes them"
     )
-
-
-def is_finished(url: str) -> bool:
-    """Whether the data set can be read."""
-    return open_storage(url).exists(META)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from shards.errors import UserError
 from shards.plan import read_plan
-from shards.receipts import Receipt, has_receipt
+from shards.receipts import Receipt, has_receipt, read_receipt
 from shards.storage import Storage, open_storage
 from vidprep.deriving.makers import read_column_plan
 from vidprep.deriving.shards import Derivation
@@ -71,6 +71,12 @@ class Opened:
     def waiting(self) -> list[int]:
         """Shards that are not finished."""
         return [shard for shard, _, _ in self.work.shards() if not has_receipt(self.storage, self.work.folder, shard)]
+
+    def receipt(self, shard: int) -> Receipt | None:
+        """Of a shard, where it is finished."""
+        if not has_receipt(self.storage, self.work.folder, shard):
+            return None
+        return read_receipt(self.storage, self.work.folder, shard)
 
     def run(self, part: Container[int], tell: OnEvent) -> list[Receipt]:
         """Write the shards of the part that are not finished; returns the receipts of all of the part's."""

@@ -94,14 +94,20 @@ def read_whole_manifest(
     beside = classes_path(path)
     file = classes if classes is not None else beside if beside.exists() else None
     table = _derived(labels, path) if file is None else _given(labels, Path(file), path)
-    if root is not None and "://" not in str(root):
-        root = Path(root).expanduser().absolute()
-        if not root.is_dir():
-            raise UserError(f"--root {root} is not a folder; give the folder that the manifest's paths start from")
-    given = None if root is None else str(root)
+    given = None if root is None else root_now(root)
     return Manifest(
         path=path, root=given, videos=count, classes=table, roots=tuple(roots) if given is None else (given,)
     )
+
+
+def root_now(root: str | Path) -> str:
+    """Folder or URL the videos are in now. Raises UserError: there is no such folder."""
+    if "://" in str(root):
+        return str(root)
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"--root {folder} is not a folder; give the folder that the manifest's paths start from")
+    return str(folder)
 
 
 def entries(
