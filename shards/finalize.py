@@ -80,10 +80,11 @@ def finalize(dest: str | Path | Storage, *, producer: str = "vidprep pack") -> M
         samples=len(samples),
         shards=len(shards),
     )
-    return _publish(storage, meta, index, rows)
+    return put_in_force(storage, meta, index, rows)
 
 
-def _publish(storage: Storage, meta: Meta, index: bytes, rows: list[SampleRow]) -> Meta:
+def put_in_force(storage: Storage, meta: Meta, index: bytes, rows: list[SampleRow]) -> Meta:
+    """Write index.bin of the `rgb` column, the sample table and, last, dataset.json; what was annotated stays."""
     where = f"{meta.columns['rgb'].folder}/index.bin"
     if storage.exists(NAME):
         present = read_meta(storage)
