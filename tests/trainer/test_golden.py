@@ -46,6 +46,10 @@ def test_the_facts_here_are_those_of_the_golden_files(name, research_data):
     assert outputs == OUTPUTS[name]
 
 
+def test_every_golden_file_has_a_reference_network(research_data):
+    assert sorted(REFERENCES) == sorted(path.stem for path in (research_data / "golden/models").glob("*.json"))
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", sorted(set(REFERENCES) - set(OUTPUTS)))
 def test_outputs_equal_the_golden_files(name, research_data):

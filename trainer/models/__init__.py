@@ -14,7 +14,7 @@ from trainer.models.base import BGR_255, Backbone, Features, InputConvention
 from trainer.models.c3d import C3D
 from trainer.models.resnet import r3d_vcop, r21d_vcop
 from trainer.models.resnet3d import cpd, hara, r2d3d50
-from trainer.models.s3d import S3DG
+from trainer.models.s3d import PRESETS, S3D
 from trainer.models.tvresnet import mc3_18, r3d_tv18, r21d_tv
 
 __all__ = ["BACKBONES", "BGR_255", "Backbone", "Features", "InputConvention", "build_backbone"]
@@ -23,7 +23,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "c3d-bn": C3D,
     "r3d-vcop": r3d_vcop,
     "r21d-vcop": r21d_vcop,
-    "s3dg-pace": S3DG,
+    **{name: functools.partial(S3D, **preset) for name, preset in PRESETS.items()},
     "r21d-tv": r21d_tv,
     "r3d-tv-18": r3d_tv18,
     "mc3-18": mc3_18,

@@ -105,6 +105,17 @@ S3DG_PACE: Renames = (
     (r"\.(conv|bn)1\.", r".\1."),
 )
 
+S3DG_RSP: Renames = (
+    (r"^feature\.sepConv1\.", "stem."),
+    (r"^feature\.basicConv3d\.", "conv_2b."),
+    (r"^feature\.sep_conv2\.", "conv_2c."),
+    (r"^feature\.sepInc_(\w\w)\.branch(\d)\.", r"mixed_\1.branches.\2."),
+    (r"\.sep_conv\.0\.", ".spatial."),
+    (r"\.sep_conv\.1\.", ".temporal."),
+    (r"\.excitation\.", ".gate.fc."),
+    (r"\.conv3d\.", ".conv."),
+)
+
 LINEAR = {"logits": Head(prefix="linear")}
 FC = {"logits": Head(prefix="fc")}
 STATISTICS = {"motion": Head(prefix="motion_linear"), "appearance": Head(prefix="app_linear")}
@@ -161,6 +172,10 @@ REFERENCES: dict[str, Reference] = {
     "rspnet-c3d": _rspnet("c3d-bn"),
     "rspnet-resnet18": _rspnet("resnet3d-hara-18"),
     "rspnet-r2plus1d-vcop": _rspnet("r21d-vcop", VCOP),
+    "rspnet-s3dg": _rspnet("s3dg-rsp", S3DG_RSP),
+    "rspnet-finetune-s3dg": Reference(
+        backbone="s3dg-rsp", convention=IMAGENET, heads=FC, renames=ENCODER + S3DG_RSP, unused=RSPNET_UNUSED
+    ),
     "cpd-visual-r50": Reference(
         backbone="cpd-r50",
         convention=GREY_45,

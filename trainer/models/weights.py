@@ -86,7 +86,8 @@ def load_reference(name: str, state_dict: Mapping[str, Tensor]) -> ReferenceMode
             continue
         ours = reference.rename(key)
         # A key that is not the network's, or whose place is taken, keeps its own name and is reported.
-        found[ours if ours in expected and ours not in found else key] = value
+        known = ours in expected and ours not in found
+        found[ours if known else key] = fitted(value, expected[ours]) if known else value
     load_strict(
         model, found, what=f"the state dict is not that of {name}", remedy="Give that network's weights, whole."
     )
@@ -217,6 +218,20 @@ def _table(rows: list[Row]) -> list[str]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def fitted(value: Tensor, like: Tensor) -> Tensor:
+    """`value` in the shape of `like` where the two are the same weights of the same operation, else `value` itself.
+
+    A 1x1x1 convolution of a vector is a linear layer; a 2-D convolution is a 3-D one over one frame; a linear layer of
+    a flattened map is a convolution as large as the map.
+    """
+    same = (
+        value.shape == (*like.shape, 1, 1, 1)
+        or (value.ndim == 4 and like.ndim == 5 and like.shape == (*value.shape[:2], 1, *value.shape[2:]))
+        or (value.ndim == 2 and like.ndim == 5 and value.shape == (like.shape[0], like[0].numel()))
+    )
+    return value.reshape(like.shape) if same else value
 
 
 def _head(width: int, head: Head, state: Mapping[str, Tensor]) -> nn.Module:
