@@ -90,7 +90,11 @@ class Coding:
 
     def tree(self) -> dict[str, Any]:
         """As plain JSON values, which `of` reads."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, (), False)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value is not False and value != ()
+        }
 
     @property
     def upright(self) -> Orientation:
