@@ -240,12 +240,15 @@ class _ShortError(OSError):
     """An answer that is not as long as it should be."""
 
 
-_clients: dict[tuple[Bucket, StorageOptions], Client] = {}
+_clients: dict[tuple[Bucket, StorageOptions, int], Client] = {}
 _used_by: int | None = None  # the process whose threads serve the clients
 
 
-def client(bucket: Bucket, options: StorageOptions) -> Client:
+def client(bucket: Bucket, options: StorageOptions, environment: int) -> Client:
     """This process's client of a bucket.
+
+    Args:
+        environment: see `shards.storage.connect.environment`; where it differs, credentials may.
 
     Raises:
         UserError: an option that the provider does not know.
@@ -258,7 +261,7 @@ def client(bucket: Bucket, options: StorageOptions) -> Client:
             "survive a fork; start it by spawn or forkserver instead (a DataLoader: multiprocessing_context="
             '"forkserver"), or open the data set in the new process only'
         )
-    key = (bucket, options)
+    key = (bucket, options, environment)
     if key not in _clients:
         _clients[key] = Client(bucket, options)
     _used_by = os.getpid()

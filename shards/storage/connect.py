@@ -30,6 +30,14 @@ class Bucket:
         return f"{self.scheme}://{self.name}"
 
 
+def environment() -> int:
+    """A number that changes with the variables that providers' clients look at."""
+    return hash(tuple(sorted(it for it in os.environ.items() if it[0].startswith(_LOOKED_AT))))
+
+
+_LOOKED_AT = ("AWS_", "GOOGLE_", "AZURE_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+
+
 def connect(bucket: Bucket, options: StorageOptions, *, retries: int) -> Any:
     given = dict(options.provider)
     seconds = options.timeout

@@ -20,7 +20,7 @@ from shards.errors import StorageError, UserError
 from shards.storage.base import Buffer, MissingError, Reader, ReadStats, Span, T, Writing
 from shards.storage.cache import Cache, CachedReader, map_entry
 from shards.storage.client import Client, Found, client
-from shards.storage.connect import Bucket
+from shards.storage.connect import Bucket, environment
 from shards.storage.local import LocalReader
 from shards.storage.options import SCHEMES, StorageOptions, current_options
 from shards.storage.spans import coalesce
@@ -52,6 +52,7 @@ class ObjectStorage:
         self._scheme, self._name = parts.scheme, parts.netloc
         folder = unquote(parts.path) if parts.scheme in ("http", "https") else parts.path
         self._prefix = "".join(f"{part}/" for part in folder.split("/") if part)
+        self._environment = environment()
         self._published: set[str] = set()
         self._writable = False
         self._shard_sizes: dict[str, dict[str, int]] = {}
@@ -197,7 +198,7 @@ class ObjectStorage:
         return Path(path)
 
     def _client(self) -> Client:
-        return client(Bucket(self._scheme, self._name), self.options)
+        return client(Bucket(self._scheme, self._name), self.options, self._environment)
 
     @cached_property
     def _cache(self) -> Cache | None:
