@@ -106,7 +106,7 @@ def plan(
     fresh = not storage.exists(PLAN)
     unreadable: Mapping[str, int] = {}
     if fresh:
-        policy = {"max_bad": max_bad, "timeout": timeout}
+        policy = {"max_bad": float(max_bad), "timeout": float(timeout)}
         unreadable = _write_plan(storage, videos, options, policy, workers=workers, timeout=timeout, tell=tell)
     plan = read_plan(storage)
     check_same(plan.options, options, dest=storage.url)

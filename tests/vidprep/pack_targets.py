@@ -50,3 +50,19 @@ def pack_on_full_disk(task: ShardTask) -> Receipt:
 
     os.fsync = fail
     return pack_shard(task)
+
+
+_eaten: list[bytes] = []
+
+
+def pack_with_a_glutton(task: ShardTask) -> Receipt:
+    decode.Decoded.pictures = _eat  # type: ignore[method-assign]
+    return pack_shard(task)
+
+
+def _eat(self: decode.Decoded) -> Iterator[Any]:
+    for number, picture in enumerate(_pictures(self)):
+        if number == 2 and self._name.endswith("3.mp4"):
+            _eaten.append(b"x" * 800_000_000)
+            time.sleep(5)
+        yield picture
