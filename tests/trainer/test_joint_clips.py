@@ -9,8 +9,12 @@ from shards.errors import UserError
 from shards.rng import rng_for
 from shards.spec import ClipSpec, dealt_rows
 from tests.tiny import build_dataset
+from tests.trainer.toys import toy_recipe
 from trainer.config import DataConfig
 from trainer.data.loader import Loader
+from trainer.engine import train
+from trainer.evaluation.subject import resolve
+from trainer.evaluation.views import view_spec
 
 ROWS = ((0, 0, 1), (1, 1, 0))
 
@@ -65,3 +69,23 @@ def test_flow_is_not_cut_by_area(tmp_path, monkeypatch):
     monkeypatch.setattr("shards.clips.COLUMNS", {"rgb": kinds})
     with pytest.raises(UserError, match=r"'rgb' is flow.*data.area=null"):
         Loader(data, ClipSpec(frames=4, crop=16, area=(0.4, 1.0)), batch=2)
+
+
+def test_evaluation_shows_the_largest_centre_square_of_runs_that_cut_by_area(tmp_path):
+    data = build_dataset(tmp_path / "data", samples=6)
+    recipe = toy_recipe(data={"area": [0.4, 1.0], "resize": None, "cover": True}, train={"steps": 1})
+    recipe["task"] = {"name": "classify"}
+    run = train(recipe, data, out=tmp_path / "run", device="cpu").run
+    subject = resolve(str(run))
+    assert (subject.data.area, subject.data.cover, subject.data.resize, subject.data.crop) == (
+        (0.4, 1.0),
+        True,
+        None,
+        16,
+    )
+    spec = view_spec(subject.data, views=2)
+    dataset = open_dataset(data)
+    plan = spec.plan(dataset.facts(0), rng_for(0, 0, 0))
+    assert plan.crop.tolist() == [[0, 4, 24, 24]] * 2  # of 24 x 32
+    with Loader(dataset, spec, batch=2, workers=0) as loader:
+        assert next(iter(loader.epoch())).clips.shape == (2, 2, 4, 16, 16, 3)

@@ -76,7 +76,7 @@ def resolve(
     """Find out what `source` is.
 
     A run folder brings its backbone and, unless `recipe` is given, what its clips look like (`data.frames`, `resize`,
-    `crop`, `fps`). A weights file brings its backbone. Everything else is the recipe's.
+    `crop`, `area`, `cover`, `fps`). A weights file brings its backbone. Everything else is the recipe's.
 
     Args:
         source: run folder, weights file, or `random:BACKBONE`.
@@ -128,7 +128,7 @@ def _of_path(path: Path) -> tuple[dict[str, Any], Path, Path]:
         recipe = load_recipe(read_info(path)["recipe"])
         folder = Path("runs") / make_key(f"{path.resolve().parents[1].name}-{path.name}")
     data = recipe.tree()["data"]
-    change["data"] = {name: data[name] for name in ("column", "frames", "resize", "crop", "fps")}
+    change["data"] = {name: data[name] for name in ("column", "frames", "resize", "crop", "area", "cover", "fps")}
     return change, path, folder
 
 
