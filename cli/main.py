@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from cli.storage import with_storage_option, shown
 from shards.errors import UserError
 
 
@@ -32,6 +32,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "retry": _Entry("Farm", "cli.farm:retry", "Try videos that gave no frame again."),
     "cancel": _Entry("Farm", "cli.farm:cancel", "End what was submitted to Slurm."),
     "import": _Entry("Prepare", "cli.folders:import_", "Bring frame and flow folders into a data set."),
+    "index-shards": _Entry("Prepare", "cli.foreign:index_shards", "Index WebDataset tars of other tools."),
     "flow": _Entry("Prepare", "cli.derive:flow", "Add or regenerate the optical flow column."),
     "labels": _Entry("Prepare", "cli.derive:labels", "Add or regenerate the statistics label column."),
     "flow-folders": _Entry("Prepare", "cli.folders:flow_folders", "Write flow as u and v folders of JPEGs."),
@@ -41,6 +42,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "subset": _Entry("Rearrange", "cli.ops:subset", "Copy a part: by split, class, list or random share."),
     "split": _Entry("Rearrange", "cli.ops:split", "Write a data set for each split, class or group."),
     "reshard": _Entry("Rearrange", "cli.ops:reshard", "Write a data set with shards of another size."),
+    "dedupe": _Entry("Rearrange", "cli.ops:dedupe", "Find samples that show the same, across splits."),
     "info": _Entry("Look", "cli.inspect:info", "What a data set holds."),
     "check": _Entry("Look", "cli.inspect:check", "Re-read a data set against its checksums."),
     "preview": _Entry("Look", "cli.inspect:preview", "Draw a contact sheet of clips with labels."),
@@ -65,7 +67,7 @@ class _Group(click.Group):
         module, _, name = entry.target.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        return command
+        return with_storage_option(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -135,7 +137,7 @@ def run(arguments: list[str]) -> int:
         click.echo(f"error: {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
-        again = shlex.join(["vidprep", *arguments])
+        again = shown(["vidprep", *arguments])
         click.echo(f"\nstopped by Ctrl-C; to continue, run: {_with_resume(again, arguments)}", err=True)
         return 130
     return result if isinstance(result, int) else 0
