@@ -1,4 +1,4 @@
-"""`vidprep merge`, `split`, `reshard` and `subset`: new data sets out of packed ones."""
+"""`vidprep merge`, `split`, `reshard`, `subset` and `dedupe`: operations on packed data sets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from cli.console import Events, parse_bytes, parse_names, parse_share
+from cli.console import Events, parse_bytes, parse_names, parse_share, print_table
 from cli.types import Parsed
+
+_SHOWN = 20  # pairs
 
 _COLUMNS = click.option("--columns", type=Parsed(parse_names, "A,B"), help="Columns to copy.  [default: all]")
 _WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
@@ -98,3 +100,58 @@ def split(dest: str, out: str, **options: Any) -> None:
 
     with Events(unit="samples") as events:
         run(dest, out, on_event=events, **options)
+
+
+@click.command()
+@click.argument("dest", type=str)
+@click.option(
+    "--splits",
+    type=Parsed(parse_names, "A,B"),
+    default="",
+    help="Only pairs across these splits; samples of the one named first are dropped: train,test.",
+)
+@click.option("--against", metavar="OTHER", help="Only pairs with this data set; samples of DEST are dropped.")
+@click.option(
+    "--threshold",
+    type=float,
+    default=0.8,
+    show_default=True,
+    help="Likeness from which on two samples show the same; above 1: exact copies only.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Report to write (JSON).")
+@click.option("--drop-list", type=click.Path(path_type=Path), help="File for the keys to drop (subset --drop).")
+@click.option("--keep-list", type=click.Path(path_type=Path), help="File for the keys to keep (data.keep).")
+@click.option("--column", default="rgb", show_default=True, help="Column of frames.")
+@_WORKERS
+def dedupe(
+    dest: str,
+    output: Path | None,
+    drop_list: Path | None,
+    keep_list: Path | None,
+    **options: Any,
+) -> None:
+    """Find samples of the data set DEST that show the same.
+
+    Exact copies, and copies that were compressed, scaled, trimmed or had their brightness or frame rate changed. The
+    data set itself is not changed.
+    """
+    from shards.ops.dedupe import dedupe as run
+    from shards.ops.dedupe import write_lists
+
+    with Events(unit="samples") as events:
+        report = run(dest, on_event=events, **options)
+    write_lists(report, output=output, drop_list=drop_list, keep_list=keep_list)
+    rows = [
+        (pair.drop, pair.keep, "exact" if pair.exact else f"{pair.score:.3f}", f"{pair.offset:+.2f}")
+        for pair in report.pairs[:_SHOWN]
+    ]
+    print_table("duplicates", ("drop", "keep", "likeness", "offset (s)"), rows)
+    click.echo(str(report))
+    for count, what in (
+        (len(report.pairs) - len(rows), "more pairs; -o FILE writes all"),
+        (report.in_several, "samples are in several of these splits themselves"),
+        (report.flat, "samples have no frame that tells anything; only exact copies of them are found"),
+        (report.capped, "samples have more similar ones than were compared; there may be more pairs"),
+    ):
+        if count > 0:
+            click.echo(f"note: {count:,} {what}", err=True)
