@@ -140,7 +140,7 @@ class Walk:
         """Read a member that is of use."""
         number = frame_number(extension)
         if extension not in VIDEOS and number is None and (extension not in _TEXTS or info.size > _LARGEST_TEXT):
-            self.ignored[extension.rpartition(".")[2] if len(extension) > 16 else extension] += 1
+            self.ignored[extension.rpartition(".")[2][:16]] += 1
             return
         held: dict[Any, Member] = group.frames
         place: str | int = extension if number is None else number
