@@ -1,40 +1,17 @@
 """Backbones: sizes, shapes, gradients, precision, memory format, options, refusals."""
 
+import itertools
+
 import pytest
 import torch
+import torchvision
 
 from shards.errors import UserError
-from trainer.models import Backbone, InputConvention, build_backbone
-
-# One of each family and variant: other depths are the same code.
-VARIANTS = {
-    "c3d-bn": {},
-    "r3d-vcop": {},
-    "r21d-vcop": {},
-    "s3dg-pace": {},
-    "s3d-pace": {"stem": "space-to-depth"},
-    "s3dg-rsp": {},
-    "s3dg-coclr": {},
-    "s3d-coclr": {},
-    "r21d-tv": {},
-    "r3d-tv-18": {},
-    "mc3-18": {},
-    "resnet3d-hara-10": {},
-    "resnet3d-hara-50": {"pool_time_stride": 1, "stem_time": 3},
-    "cpd-r10": {},
-    "cpd-r50": {"shortcut": "B"},
-    "r2d3d50": {},
-}
-
-
-def tiny(name, base_width=4, **options):
-    return build_backbone(name, base_width=base_width, **VARIANTS[name], **options)
-
-
-def clip_of(name, *, batch=1, channels=3, size=(8, 32, 32)):
-    least = TINY[name].minimum
-    return torch.randn(batch, channels, *(max(pair) for pair in zip(size, least, strict=True)))
-
+from tests.trainer.tiny_backbones import VARIANTS, clip_for, tiny
+from trainer.models import BACKBONES, Backbone, InputConvention, build_backbone
+from trainer.models.blocks import shift_in_time
+from trainer.models.slowfast import NonLocal
+from trainer.models.weights import fitted
 
 TINY = {name: tiny(name) for name in VARIANTS}
 
@@ -69,6 +46,20 @@ TINY = {name: tiny(name) for name in VARIANTS}
         ("cpd-r50", {"shortcut": "A-detached"}, 28_857_920, 2048),
         ("cpd-r50", {"shortcut": "B"}, 31_634_496, 2048),
         ("r2d3d50", {}, 31_672_128, 2048),
+        # Section 1 has no count: c3d-bn without its 5,504 of BN, and fc6 and fc7 of 4096.
+        ("c3d", {}, 27_661_440 - 5_504 + 8_193 * 4_096 + 4_097 * 4_096, 4096),
+        ("c3d-mas", {}, 17_238_016, 2048),
+        ("c3d-mas", {"fc": False}, 4_651_008, 256),
+        ("mfnet", {}, 7_688_768, 768),
+        ("slow-r50", {}, 31_634_496, 2048),
+        ("i3d-r50", {}, 27_223_872, 2048),
+        ("c2d-r50", {}, 23_508_032, 2048),
+        ("slowfast-r50-4x16", {}, 33_558_216, 2304),
+        ("slowfast-r50-8x8", {}, 33_644_488, 2304),
+        ("slowfast-nln-r50-4x16", {}, 40_916_680, 2304),
+        # 2-D ResNets without their classifiers: shifting has no parameters.
+        ("tsm-r18", {}, 11_689_512 - 513_000, 512),
+        ("tsm-r50", {}, 25_557_032 - 2_049_000, 2048),
     ],
 )
 def test_parameters_are_those_of_the_reference(name, options, parameters, width):
@@ -139,7 +130,25 @@ CPD = {
 }
 
 
-# reference/models.md sections 1 and 3 to 8
+SLOWFAST = {
+    "stem": (72, 4, 56, 56),
+    "layer1": (288, 4, 56, 56),
+    "layer2": (576, 4, 28, 28),
+    "layer3": (1152, 4, 14, 14),
+    "layer4": (2304, 4, 7, 7),
+}
+C3D_FULL = C3D | {"pool5": (512, 1, 4, 4), "fc6": (4096, 1, 1, 1), "fc7": (4096, 1, 1, 1)}
+MAS = {
+    "conv1": (64, 16, 112, 112),
+    "conv2": (128, 16, 56, 56),
+    "conv3": (256, 8, 28, 28),
+    "conv4": (256, 4, 14, 14),
+    "conv5": (256, 2, 7, 7),
+    "pool5": (256, 1, 4, 4),
+}
+
+
+# reference/models.md sections 1 to 10
 @pytest.mark.parametrize(
     ("name", "options", "clip", "maps"),
     [
@@ -157,6 +166,12 @@ CPD = {
         ("resnet3d-hara-18", {"pool_time_stride": 1}, (16, 128, 128), SVC_R3D),
         ("cpd-r50", {}, (8, 224, 224), CPD),
         ("cpd-r50", {"shortcut": "B"}, (8, 224, 224), CPD),
+        ("c3d", {}, (16, 112, 112), C3D_FULL),
+        ("c3d-mas", {"fc": False}, (16, 112, 112), MAS),
+        ("slow-r50", {}, (8, 224, 224), CPD),
+        ("slowfast-r50-4x16", {}, (32, 224, 224), SLOWFAST),
+        ("slowfast-nln-r50-4x16", {}, (32, 224, 224), SLOWFAST),
+        ("tsm-r50", {}, (8, 224, 224), CPD),
     ],
 )
 def test_maps_have_the_shapes_of_the_reference(name, options, clip, maps):
@@ -175,13 +190,13 @@ def test_gradients_reach_every_parameter(name):
     for part in backbone.modules():
         if isinstance(part, torch.nn.BatchNorm3d):  # some start at 0, which stops gradients in the first step
             torch.nn.init.ones_(part.weight)
-    backbone(clip_of(name, batch=2, size=(8, 40, 48))).pooled.square().sum().backward()
+    backbone(clip_for(backbone, batch=2, size=(8, 40, 48))).pooled.square().sum().backward()
     assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pooled_is_the_mean_of_the_last_map_also_in_bf16(name):
-    clip = clip_of(name, batch=2)
+    clip = clip_for(TINY[name], batch=2)
     backbone = TINY[name].eval()
     with torch.no_grad():
         exact = backbone(clip)
@@ -195,7 +210,7 @@ def test_pooled_is_the_mean_of_the_last_map_also_in_bf16(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_channels_last_gives_the_same(name):
-    clip = clip_of(name, batch=2)
+    clip = clip_for(TINY[name], batch=2)
     backbone = tiny(name).eval()
     with torch.no_grad():
         plain = backbone(clip).pooled
@@ -227,7 +242,7 @@ def test_flow_goes_into_a_backbone_of_two_channels_only(name):
     first = next(p for p in backbone.parameters() if p.ndim == 5)
     assert first.shape[1] == 2 * (8 if VARIANTS[name].get("stem") == "space-to-depth" else 1)
     with torch.no_grad():
-        assert backbone(clip_of(name, channels=2)).pooled.isfinite().all()
+        assert backbone(clip_for(backbone, channels=2)).pooled.isfinite().all()
     with pytest.raises(UserError, match=r"made for flow and these are RGB\. Set backbone\.in_channels=3"):
         backbone(torch.randn(1, 3, 8, 32, 32))
     with pytest.raises(UserError, match=r"made for RGB and these are flow\. Set backbone\.in_channels=2"):
@@ -248,6 +263,75 @@ def test_rspnets_stem_never_sees_odd_frames(name, sees):
 def test_space_to_depth_needs_even_sizes():
     with pytest.raises(UserError, match=r"even number of frames.*9 x 32 x 32.*data\.frames"):
         TINY["s3d-pace"](torch.randn(1, 3, 9, 32, 32))
+
+
+def test_slowfast_needs_whole_groups_of_frames():
+    with pytest.raises(UserError, match=r"slowfast-r50-8x8 takes a multiple of 4 frames; got 10\. Set data\.frames"):
+        TINY["slowfast-r50-8x8"](torch.randn(1, 3, 10, 32, 32))
+
+
+def test_c2d_is_torchvisions_resnet_on_still_clips():
+    """And so are the order of strides and the names of tensors of all that share its class."""
+    other = torchvision.models.resnet50(width_per_group=64).eval()
+    other.fc = torch.nn.Identity()
+    ours = build_backbone("c2d-r50").eval()
+    expected = ours.state_dict()
+    ours.load_state_dict({key: fitted(value, expected[key]) for key, value in other.state_dict().items()})
+    frame = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        pooled = ours(torch.stack([frame, frame], dim=2)).pooled
+        assert torch.allclose(pooled, other(frame), rtol=1e-4, atol=1e-4)
+
+
+def test_shifting_in_time_is_a_loop_over_frames_and_channels():
+    x = torch.randn(2, 17, 4, 2, 2)
+    shifted = shift_in_time(x)
+    for c in range(17):
+        for t in range(4):
+            source = t + 1 if c < 2 else t - 1 if c < 4 else t
+            expected = x[:, c, source] if 0 <= source < 4 else torch.zeros(2, 2, 2)
+            assert torch.equal(shifted[:, c, t], expected)
+
+
+@pytest.mark.parametrize("name", ["tsm-r18", "tsm-r50"])
+def test_tsm_sees_the_order_of_frames_and_c2d_does_not(name):
+    clip = torch.randn(1, 3, 8, 32, 32)
+    shuffled = clip[:, :, [1, 0, 3, 2, 5, 4, 7, 6]]  # within the pairs that C2D pools
+    backbone, without = tiny(name, 8).eval(), tiny("c2d-r50", 8).eval()
+    with torch.no_grad():
+        assert not torch.allclose(backbone(clip).pooled, backbone(shuffled).pooled, rtol=1e-3)
+        for part in without.modules():
+            if isinstance(part, torch.nn.BatchNorm3d):
+                torch.nn.init.ones_(part.weight)
+        assert torch.allclose(without(clip).pooled, without(shuffled).pooled, rtol=1e-3)
+
+
+def test_every_backbone_is_counted_here():
+    counted = test_parameters_are_those_of_the_reference.pytestmark[0].args[1]
+    assert set(BACKBONES) - {row[0] for row in counted} == {"s3d-pace"}  # Pace's without gates, in no reference
+
+
+def test_a_non_local_block_is_a_sum_over_positions():
+    torch.manual_seed(0)
+    block, x = NonLocal(4).eval(), torch.randn(1, 4, 2, 4, 4)
+    with torch.no_grad():
+        torch.nn.init.ones_(block.bn.weight)
+        pooled = torch.nn.functional.max_pool3d(x, (1, 2, 2))
+        theta, phi, g = block.theta(x), block.phi(pooled), block.g(pooled)
+        sums = torch.zeros_like(theta)
+        for t, h, w in itertools.product(range(2), range(4), range(4)):
+            for s, i, j in itertools.product(range(2), range(2), range(2)):
+                weight = (theta[0, :, t, h, w] * phi[0, :, s, i, j]).sum() / 8
+                sums[0, :, t, h, w] += weight * g[0, :, s, i, j]
+        assert torch.allclose(block(x), x + block.bn(block.out(sums)), atol=1e-5)
+
+
+def test_larger_clips_give_fully_connected_layers_more_positions():
+    backbone = tiny("c3d").eval()
+    with torch.no_grad():
+        features = backbone(torch.randn(1, 3, 32, 128, 112))
+    assert features.last.shape[2:] == (2, 2, 1)
+    assert features.pooled.shape == (1, backbone.width)
 
 
 def test_shortcut_a_passes_the_gradient_unless_it_is_told_not_to():
@@ -278,6 +362,9 @@ def test_shortcut_a_passes_the_gradient_unless_it_is_told_not_to():
         ("resnet3d-hara-18", {"pool_time_stride": 3}, r"allowed: 2 \(RSPNet\), 1 \(SVC\)"),
         ("resnet3d-hara-18", {"stem_time": 4}, "allowed: 1, 3, 5, 7"),
         ("r21d-tv", {"blocks": [1]}, "four whole numbers"),
+        ("mfnet", {"base_width": 8}, "multiple of 6"),
+        ("slowfast-r50-8x8", {"base_width": 4}, "at least 8"),
+        ("slowfast-r50-8x8", {"fusion": 4}, "odd numbers"),
         ("c3d-bn", {"basewidth": 8}, "did you mean base_width"),
         ("c3d-bn", {"blocks": [1, 1, 1, 1]}, "It takes: base_width, convention"),
         ("s3dg-pace", {"stem": "deep"}, "allowed: joint, space-to-depth, separable"),

@@ -11,16 +11,21 @@ from typing import Any
 from shards.errors import UserError
 from shards.plugins import load_object
 from trainer.models.base import BGR_255, Backbone, Features, InputConvention
-from trainer.models.c3d import C3D
+from trainer.models.c3d import C3D, C3DFull
+from trainer.models.mfnet import MFNet
 from trainer.models.resnet import r3d_vcop, r21d_vcop
 from trainer.models.resnet3d import cpd, hara, r2d3d50
 from trainer.models.s3d import PRESETS, S3D
+from trainer.models.slowfast import SlowFast, c2d_r50, i3d_r50, slow_r50
+from trainer.models.tsm import tsm
 from trainer.models.tvresnet import mc3_18, r3d_tv18, r21d_tv
 
 __all__ = ["BACKBONES", "BGR_255", "Backbone", "Features", "InputConvention", "build_backbone"]
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "c3d-bn": C3D,
+    "c3d": C3DFull,
+    "c3d-mas": functools.partial(C3DFull, small=True),
     "r3d-vcop": r3d_vcop,
     "r21d-vcop": r21d_vcop,
     **{name: functools.partial(S3D, **preset) for name, preset in PRESETS.items()},
@@ -30,6 +35,15 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet3d-hara-{depth}": functools.partial(hara, depth) for depth in (10, 18, 34, 50)},
     **{f"cpd-r{depth}": functools.partial(cpd, depth) for depth in (10, 18, 34, 50)},
     "r2d3d50": r2d3d50,
+    "slow-r50": slow_r50,
+    "i3d-r50": i3d_r50,
+    "c2d-r50": c2d_r50,
+    "slowfast-r50-4x16": SlowFast,
+    "slowfast-r50-8x8": functools.partial(SlowFast, alpha=4, fusion=7),
+    "slowfast-nln-r50-4x16": functools.partial(SlowFast, non_local=True),
+    "tsm-r18": functools.partial(tsm, 18),
+    "tsm-r50": functools.partial(tsm, 50),
+    "mfnet": MFNet,
 }
 
 

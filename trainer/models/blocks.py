@@ -142,10 +142,15 @@ def stage(cin: int, width: int, number: int, layout: Layout) -> nn.Sequential:
 
 
 def init_residual(module: nn.Module, *, zero_last: bool = False) -> None:
-    """Kaiming normal, fan-out, for convolutions; BN 1 and 0; with `zero_last` 0 and 0 for the last BN of each block."""
+    """Kaiming normal, fan-out, and no bias for convolutions; BN 1 and 0.
+
+    With `zero_last` the last BN of each block has 0 and 0, so that it starts as its shortcut.
+    """
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         elif isinstance(part, nn.BatchNorm3d):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
