@@ -33,7 +33,6 @@ _COMMANDS: Mapping[str, _Entry] = {
     "cancel": _Entry("Farm", "cli.farm:cancel", "End what was submitted to Slurm."),
     "import": _Entry("Prepare", "cli.folders:import_", "Bring frame and flow folders into a data set."),
     "index-shards": _Entry("Prepare", "cli.foreign:index_shards", "Index WebDataset tars of other tools."),
-    "index-shards": _Entry("Prepare", "cli.foreign:index_shards", "Index WebDataset tars of other tools."),
     "flow": _Entry("Prepare", "cli.derive:flow", "Add or regenerate the optical flow column."),
     "labels": _Entry("Prepare", "cli.derive:labels", "Add or regenerate the statistics label column."),
     "flow-folders": _Entry("Prepare", "cli.folders:flow_folders", "Write flow as u and v folders of JPEGs."),
