@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -221,7 +220,7 @@ def _percent(share: float | None) -> str:
 
 
 def _command() -> str:
-    return shlex.join(["vidprep", *sys.argv[1:]])
+    return shown(["vidprep", *sys.argv[1:]])
 
 
 def _is_main() -> bool:

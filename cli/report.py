@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from cli.storage import shown
 
 if TYPE_CHECKING:
     from trainer.report.page import Sheet
@@ -35,7 +36,7 @@ def report(runs: tuple[Path, ...], output: Path, title: str | None, data: str | 
 
     from trainer.report import write_report
 
-    command = shlex.join(["vidprep", *sys.argv[1:]])
+    command = shown(["vidprep", *sys.argv[1:]])
     sheet = contact_sheet_of(data) if data is not None else first_sheet(runs)
     path = write_report(runs, output, sheet=sheet, title=title, command=command, now=datetime.now())
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
