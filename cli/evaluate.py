@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from cli.storage import shown
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TEST_SPLIT = "Split of the test videos.  [test, else val]"

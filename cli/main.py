@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from cli.storage import with_storage_option, shown
+from cli.storage import shown, with_storage_option
 from shards.errors import UserError
 
 
