@@ -265,3 +265,17 @@ def test_two_processes_learn_what_one_learns(tiny_dataset, tmp_path, backbone):
         if "running_" not in name and "num_batches" not in name:
             torch.testing.assert_close(second[name], first[name], rtol=1e-3, atol=1e-5)
     assert second["queue.owner"].tolist() == first["queue.owner"].tolist() and int(first["queue.place"]) == 0
+
+
+def test_both_networks_are_laid_out_alike_and_learn_the_same(tiny_dataset, tmp_path):
+    recipe = toy_recipe(task={"name": "rspnet", "queue": 8}, backbone={"name": "c3d-bn", "base_width": 1})
+    recipe["data"].update(frames=8, resize=[20, 24])
+    data, short = tiny_dataset(frames=20), ["train.steps=2"]
+    runs = [
+        train(recipe, data, out=tmp_path / name, device="cpu", overrides=[*short, f"train.channels_last={name}"]).run
+        for name in ("true", "false")
+    ]
+    one, other = map(newest_tensors, runs)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    assert [type(b).__name__ for b in rspnet().backbones] == ["ResNet3d", "ResNet3d"]

@@ -73,7 +73,8 @@ class Trainer:
             self._restore(start)
         self._saved = self.step
         if self._config.compile:
-            self._task.backbone.compile()
+            for backbone in self._task.backbones:
+                backbone.compile()
         self._model: nn.Module = self._task
         if parts.ranks.world > 1:
             ids = [self._device.index] if self._device.type == "cuda" else None

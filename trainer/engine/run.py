@@ -140,6 +140,7 @@ class _Start:
         task = task_of(recipe, dataset)
         loader = stack.enter_context(loader_of(recipe, dataset, task, ranks))
         task.check_labels(dataset.labels[loader.samples])
+        task.prepare(loader.dataset, loader.samples)
         if recipe.train.validation is not None:
             held_out(dataset, recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
         length = Length.of(recipe, samples=len(loader.samples))
@@ -168,7 +169,8 @@ class _Start:
             info=self._info(dataset, described),
         )
         if recipe.train.channels_last:
-            task.backbone.to(memory_format=torch.channels_last_3d)
+            for backbone in task.backbones:
+                backbone.to(memory_format=torch.channels_last_3d)
         if checkpoint is not None:
             changed = [*changed, *_other_rounding(checkpoint.info, parts.info)]
         trainer = Trainer(parts, checkpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +16,8 @@ from trainer.models.base import Backbone
 from trainer.strict import Strict
 
 if TYPE_CHECKING:
+    from shards.dataset import Dataset
+    from shards.mixture import Mixture
     from trainer.data.batch import Batch
 
 
@@ -35,16 +39,23 @@ class Task(nn.Module):
 
     Attributes:
         spec: what this task wants to see of a video.
+        lr_scales: beginning of parameters' names → factor of the recipe's learning rate.
     """
 
     Options: ClassVar[type[Strict]] = NoOptions
     backbone: Backbone
     spec: ClipSpec
+    lr_scales: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, backbone: Backbone, data: DataConfig, options: Strict, classes: tuple[str, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         self.spec = data.spec()
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        """The backbone and others of the task, such as a key network: what the engine compiles and lays out."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar tensors: "loss" is minimised, all are logged."""
@@ -55,6 +66,17 @@ class Task(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Called after the optimiser's step number `step` (from 0): momentum updates, queues."""
+
+    def prepare(self, dataset: Dataset | Mixture, samples: npt.NDArray[np.int64]) -> None:
+        """Look at the data set, once, before the first step and before the task goes to its device.
+
+        Args:
+            dataset: open with the columns of `spec`.
+            samples: (n,) ascending numbers of those that are trained on.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
 
     def check_labels(self, labels: npt.NDArray[np.integer]) -> None:
         """Refuse a selection of samples that this task cannot learn from; called once, before the first step.
