@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shards.errors import DataError, UserError
 from shards.index import SAMPLE, SHARD, ShardIndex, build_index, parse_idx
 from shards.meta import NAME, ColumnMeta, Meta, read_meta, write_meta
 from shards.plan import read_plan
-from shards.receipts import Receipt, has_receipt, read_receipt, stem
+from shards.receipts import Receipt, finished_shards, read_receipt, stem
 from shards.samples import SampleRow, SampleTable, write_samples
 from shards.storage import MissingError, Storage, open_storage
 from shards.tarwriter import read_info
@@ -119,13 +120,13 @@ def load_shards(storage: Storage, folder: str, count: int, *, again: str) -> lis
         UserError: shards are missing (says how many).
         DataError: a shard's files do not belong together.
     """
-    missing = [number for number in range(count) if not has_receipt(storage, folder, number)]
+    missing = sorted(set(range(count)).difference(finished_shards(storage, folder, count)))
     if missing:
         raise UserError(
             f"{len(missing)} of {count} shards of {storage.url} are not finished (the first: "
             f"{stem(folder, missing[0])}); {again}, it goes on where it stopped"
         )
-    return [_load(storage, folder, number, again=again) for number in range(count)]
+    return list(storage.together([partial(_load, storage, folder, number, again=again) for number in range(count)]))
 
 
 def _load(storage: Storage, folder: str, number: int, *, again: str) -> Finished:

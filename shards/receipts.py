@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from shards.storage import Storage
 from shards.text import to_json
 
 VERSION = 1
+_TOGETHER = 64  # receipts that are read at a time
 _REPAIR = "remove it and run the same command again to write this shard anew"
 
 
@@ -118,9 +120,30 @@ def read_receipt(storage: Storage, folder: str, shard: int) -> Receipt:
     return receipt
 
 
-def read_receipts(storage: Storage, folder: str) -> Iterator[Receipt]:
-    """All receipts of a column in the order of shards."""
-    for name in storage.list(folder):
-        base, dot, extension = name.partition(".")
-        if dot and extension == "json" and base.isdecimal():
-            yield read_receipt(storage, folder, int(base))
+def finished_shards(storage: Storage, folder: str, count: int) -> list[int]:
+    """Which of shards 0 to count − 1 are finished."""
+    listed = set(_listed(storage, folder)) if storage.lists else set()
+    # A store may list a new object late, but knows it when asked.
+    asked = [number for number in range(count) if number not in listed]
+    found = storage.together([partial(has_receipt, storage, folder, number) for number in asked])
+    return sorted(
+        listed.intersection(range(count)).union(n for n, is_there in zip(asked, found, strict=True) if is_there)
+    )
+
+
+def read_receipts(storage: Storage, folder: str, *, count: int | None = None) -> Iterator[Receipt]:
+    """All receipts of a column in the order of shards.
+
+    Args:
+        count: of the column's shards, where the storage cannot list them.
+    """
+    numbers = _listed(storage, folder) if storage.lists or count is None else finished_shards(storage, folder, count)
+    for start in range(0, len(numbers), _TOGETHER):
+        some = numbers[start : start + _TOGETHER]
+        yield from storage.together([partial(read_receipt, storage, folder, number) for number in some])
+
+
+def _listed(storage: Storage, folder: str) -> list[int]:
+    """Numbers of the shards whose receipts a folder lists."""
+    parts = (name.partition(".") for name in storage.list(folder))
+    return [int(base) for base, _, extension in parts if extension == "json" and base.isdecimal()]

@@ -125,7 +125,7 @@ def summarize(url: str | Path) -> Summary:
 def _column(dataset: Dataset, name: str) -> tuple[ColumnSummary, list[Verdict]]:
     """One column, and its verdicts."""
     storage, meta, column = dataset.storage, dataset.meta, dataset.meta.columns[name]
-    receipts = list(read_receipts(storage, column.folder))
+    receipts = list(read_receipts(storage, column.folder, count=meta.shards))
     stale = stale_sources(storage, meta, name)
     # A column may have as many shards as its source had; then it is stale, not damaged.
     if len(receipts) != meta.shards and not stale:

@@ -81,11 +81,13 @@ class Storage(Protocol):
 
     Attributes:
         near: reading takes as long as the disk does, and nothing is won by many reads at a time.
+        lists: `list` and `folders` work; they do not on web servers.
     """
 
     url: str
     stats: ReadStats
     near: bool
+    lists: bool
 
     def exists(self, name: str) -> bool: ...
     def size(self, name: str) -> int:

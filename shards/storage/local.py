@@ -20,6 +20,7 @@ class LocalStorage:
     """A folder on a file system."""
 
     near = True
+    lists = True
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()

@@ -52,6 +52,7 @@ class ObjectStorage:
         self._scheme, self._name = parts.scheme, parts.netloc
         folder = unquote(parts.path) if parts.scheme in ("http", "https") else parts.path
         self._prefix = "".join(f"{part}/" for part in folder.split("/") if part)
+        self.lists = parts.scheme not in ("http", "https")
         self._environment = environment()
         self._published: set[str] = set()
         self._writable = False
@@ -223,7 +224,7 @@ class ObjectStorage:
         )
 
     def _refuse_read_only(self, name: str) -> None:
-        if self._scheme in ("http", "https"):
+        if not self.lists:
             raise StorageError(
                 f"cannot write {self.url}/{name}: {self._scheme}:// is for reading only; write to a folder, or to "
                 "s3://, gs:// or az://"
