@@ -21,7 +21,6 @@ from shards.samples import SampleRow
 from shards.storage import Storage
 
 MIXED = "mixed"
-_COPIED = ("rgb", "flow", "flow-lossless", "statistics")
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def join_columns(
 
 def _join_column(parts: Sequence[Part], name: str, order: Sequence[str], *, producer: str, mixed: bool) -> ColumnMeta:
     first = parts[0].meta.columns[name]
-    if first.kind not in _COPIED:
+    if COLUMNS[first.kind].foreign:
         raise UserError(
             f"column {name} of {parts[0].dataset.url} is of kind {first.kind}, whose samples lie in tars of another "
             f"tool; make it from those tars again, or leave it out with --columns"

@@ -140,6 +140,8 @@ class _Column:
         self._folder_there = there.columns[name].folder if there is not None and name in there.columns else ""
 
     def mend(self) -> None:
+        if self._kind.foreign:
+            return  # its tars belong to others; vidprep index-shards makes the index again
         if self._is_stale():
             return  # what it was made from is gone; it is made anew as a whole
         lost = len(self._found.lost)
