@@ -173,7 +173,7 @@ class _Shard:
             yield self.problem("tar", _MISSING)
 
     def _check_tar(self, receipt: Receipt, index: ShardIndex) -> Iterator[Problem]:
-        reader = self.storage.open(f"{self.stem}.tar")
+        reader = self.storage.fetch(f"{self.stem}.tar")
         size = reader.size
         if size != receipt.tar_size:
             yield self.problem("tar", f"it has {size} bytes instead of {receipt.tar_size}")
