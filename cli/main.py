@@ -43,6 +43,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "split": _Entry("Rearrange", "cli.ops:split", "Write a data set for each split, class or group."),
     "reshard": _Entry("Rearrange", "cli.ops:reshard", "Write a data set with shards of another size."),
     "dedupe": _Entry("Rearrange", "cli.ops:dedupe", "Find samples that show the same, across splits."),
+    "migrate": _Entry("Rearrange", "cli.ops:migrate", "Bring a data set up to the present format version."),
     "info": _Entry("Look", "cli.inspect:info", "What a data set holds."),
     "check": _Entry("Look", "cli.inspect:check", "Re-read a data set against its checksums."),
     "preview": _Entry("Look", "cli.inspect:preview", "Draw a contact sheet of clips with labels."),

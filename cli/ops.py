@@ -1,4 +1,4 @@
-"""`vidprep merge`, `split`, `reshard`, `subset` and `dedupe`: operations on packed data sets."""
+"""`vidprep merge`, `split`, `reshard`, `subset`, `dedupe` and `migrate`: operations on packed data sets."""
 
 from __future__ import annotations
 
@@ -155,3 +155,12 @@ def dedupe(
     ):
         if count > 0:
             click.echo(f"note: {count:,} {what}", err=True)
+
+
+@click.command()
+@click.argument("dest", type=str)
+def migrate(dest: str) -> None:
+    """Bring the data set DEST up to the format version that this vidprep writes. Tars are not touched."""
+    from shards.ops.migrate import migrate as run
+
+    click.echo(str(run(dest)))
