@@ -1,4 +1,4 @@
-"""`vidprep index-shards`: shards of other tools."""
+"""`vidprep index-shards` and `export`: shards and layouts of other tools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import click
 
 from cli.console import Events, parse_share
 from cli.types import Parsed
+
+_FORMS = ("pace", "statistics", "svc", "webdataset-frames", "lmdb")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -67,3 +69,43 @@ def index_shards(urls: tuple[str, ...], dest: str | None, max_bad: float, **opti
 
     with Events(unit="tars") as events:
         run(urls, dest, max_bad=max_bad, on_event=events, **options)
+
+
+@click.command()
+@click.argument("data", metavar="DATA", type=str)
+@click.argument("out", metavar="OUT", type=str)
+@click.option("--to", "form", type=click.Choice(_FORMS), required=True, help="The layout.")
+@click.option("--split", metavar="NAME", help="Only the samples of this split.")
+@click.option("--column", default="rgb", show_default=True, help="Of the frames.")
+@click.option("--flow", default="flow", show_default=True, help="Column of the flow, for statistics.")
+@click.option(
+    "--stride", type=click.IntRange(min=1), default=8, show_default=True, help="Between windows in statistics' lists."
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=90,
+    show_default=True,
+    help="Of JPEGs made of encoded videos.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+def export(data: str, out: str, **options: Any) -> None:
+    """Write data set DATA to OUT in the layout of older code. Stored JPEGs are copied as they are.
+
+    \b
+    pace               frames/CLASS/VIDEO/frame000001.jpg, list/SPLIT.list
+    statistics         the same frames, flow/u and flow/v, lists of windows
+    svc                frames/CLASS/VIDEO/image_00001.jpg, SPLIT.csv
+    webdataset-frames  plain tars of KEY.000.jpg … with KEY.json, for stock webdataset
+    lmdb               frames.lmdb as CoCLR reads it, SPLIT.csv
+
+    The same command goes on where it stopped. docs/interop.md has the details.
+
+    \b
+    Example:
+      vidprep export data/ucf101 /scratch/ucf101-pace --to pace
+    """
+    from vidprep.export.exporting import export as run
+
+    with Events(unit="videos") as events:
+        run(data, out, on_event=events, **options)

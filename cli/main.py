@@ -44,6 +44,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "reshard": _Entry("Rearrange", "cli.ops:reshard", "Write a data set with shards of another size."),
     "dedupe": _Entry("Rearrange", "cli.ops:dedupe", "Find samples that show the same, across splits."),
     "migrate": _Entry("Rearrange", "cli.ops:migrate", "Bring a data set up to the present format version."),
+    "export": _Entry("Rearrange", "cli.foreign:export", "Write the layouts that older code reads."),
     "info": _Entry("Look", "cli.inspect:info", "What a data set holds."),
     "check": _Entry("Look", "cli.inspect:check", "Re-read a data set against its checksums."),
     "preview": _Entry("Look", "cli.inspect:preview", "Draw a contact sheet of clips with labels."),

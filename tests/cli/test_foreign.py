@@ -1,4 +1,4 @@
-"""`vidprep index-shards` on the command line."""
+"""`vidprep index-shards` and `vidprep export` on the command line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.foreign import _FORMS
 from cli.main import run
 from shards.dataset import open_dataset
+from tests.tiny import build_dataset
 from tests.vidprep.foreign.tars import frame_sample, write_tar
+from vidprep.export.exporting import FORMS
 
 
 def test_index_then_look_at_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +30,21 @@ def test_index_then_look_at_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "jpegs" in capsys.readouterr().out
     assert run([*arguments, "--fps", "24"]) == 1
     assert "was indexed with fps 30.0, this command asks for 24.0" in capsys.readouterr().err
+
+
+def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_dataset(tmp_path / "data", samples=3, frames=4)
+    arguments = ["export", str(tmp_path / "data"), str(tmp_path / "out"), "--to"]
+    assert run([*arguments, "pace"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (done["event"], done["videos"], done["files"]) == ("done", 3, 12)
+    assert run([*arguments, "svc"]) == 1
+    assert "choose an empty folder" in capsys.readouterr().err
+    assert run([*arguments, "hdf5"]) == 2
+
+
+def test_the_command_knows_every_form() -> None:
+    assert _FORMS == FORMS
 
 
 @pytest.mark.parametrize(
