@@ -154,6 +154,10 @@ class Dataset:
         """(N,) frames of every sample in the first column; of a flow column its fields."""
         return self._main.samples["frames"].astype(np.int64) // self._planes
 
+    def frames_of(self, samples: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """(n,) `frame_counts` of some samples, without looking at the others."""
+        return np.asarray(self._main.samples[samples]["frames"].astype(np.int64) // self._planes)
+
     @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:
         """(N,): False where a sample failed in one of the open columns."""

@@ -22,6 +22,7 @@ from shards.annotations import read_changes
 from shards.errors import DataError, UserError
 from shards.index import HEADER_SIZE, keys_digest
 from shards.keys import key_hash
+from shards.mapped import checksum
 from shards.meta import Meta, read_meta, write_meta
 from shards.receipts import read_receipts
 from shards.storage import MissingError, Storage, open_storage
@@ -118,10 +119,10 @@ class SampleTable:
             raise DataError(
                 f"{self._where}.bin has {data.size} bytes for {n} samples; {meta.samples} are expected; {_REPAIR}"
             )
-        if verify and zlib.crc32(data[HEADER_SIZE:].data) != self.header["crc32"]:
+        if verify and checksum(data, HEADER_SIZE) != self.header["crc32"]:
             raise DataError(f"{self._where}.bin does not agree with its own checksum; {_REPAIR}")
         size = int(self.header["lines_size"])
-        if self._lines.size != size or (verify and zlib.crc32(self._lines.data) != self.header["lines_crc32"]):
+        if self._lines.size != size or (verify and checksum(self._lines) != self.header["lines_crc32"]):
             raise DataError(
                 f"{self._where}.jsonl was changed after {meta.samples_stem}.bin was compiled from it "
                 f"({self._lines.size} bytes, {size} expected); keep a copy of it as EDITED.jsonl, remove dataset.json, "

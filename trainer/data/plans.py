@@ -121,7 +121,7 @@ def _facts(job: Job, parts: IntArray, samples: IntArray) -> list[VideoFacts]:
     for part in np.unique(parts).tolist():
         at, dataset = np.flatnonzero(parts == part), job.parts[part]
         records = dataset.records[samples[at]]
-        found[:, at] = dataset.frame_counts[samples[at]], records["height"], records["width"]
+        found[:, at] = dataset.frames_of(samples[at]), records["height"], records["width"]
     return [VideoFacts(frames=f, height=h, width=w, times_us=_NO_TIMES) for f, h, w in found.T.tolist()]
 
 
