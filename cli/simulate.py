@@ -87,13 +87,9 @@ def simulate(
         click.echo(json.dumps({**asdict(found), "shuffle_quality": found.quality.figure, **rates}))
         return
     print_table(" + ".join(dest), ("what", "value"), _lines(found, clips_per_s))
-    if found.cached is not None and found.cached.again > 0.05 * found.cached.misses:
-        click.echo(
-            f"warning: a cache of {human_bytes(found.cached.size)} does not hold the {human_bytes(found.working_set)} "
-            f"that are in use at once, so {found.cached.again:,} shards are fetched again within an epoch; "
-            f"{_remedy(found.shuffle, found.cached.fits)}",
-            err=True,
-        )
+    warning = _warning(found)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _lines(found: Forecast, rate: float) -> Iterator[tuple[str, str]]:
@@ -126,13 +122,20 @@ def _lines(found: Forecast, rate: float) -> Iterator[tuple[str, str]]:
         yield "epochs alike", f"{quality.epochs:+.3f} (rank correlation of the first two; full permutation: 0)"
 
 
-def _remedy(shuffle: str, fits: int) -> str:
-    if fits < 1:
-        return "it holds not even one shard: give it more, or pack with a smaller --shard-size"
-    kind, _, window = shuffle.partition(":")
-    if kind == "blocks" and int(window) <= fits:
-        return "the batches that all workers are at span several windows: larger windows, or fewer workers"
-    return f"--shuffle blocks:{fits} fits (--set data.shuffle=blocks:{fits}), or give it more"
+def _warning(found: Forecast) -> str | None:
+    cached = found.cached
+    if cached is None:
+        return None
+    again = f"{cached.again:,} of {cached.misses:,} fetches are of shards that had been there in the same epoch"
+    if cached.size < found.working_set and cached.again > 0.05 * cached.misses:
+        small = f"{human_bytes(found.working_set)} are in use at once and the cache holds {human_bytes(cached.size)}"
+        if cached.fits < 1:
+            return f"{small}: {again}; give it more, or pack with a smaller --shard-size"
+        fits = f"--shuffle blocks:{cached.fits} fits (--set data.shuffle=blocks:{cached.fits})"
+        return f"{small}: {again}; {fits}, or give it more"
+    if cached.again > 0.3 * cached.misses:  # blocks:k fetches k − 1 shards an epoch again, whatever the cache
+        return f"{again}, for batches in the making reach over several shards: a larger cache, or fewer workers"
+    return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from shards.errors import UserError
 IntArray = npt.NDArray[np.int64]
 _ROUNDS = 8
 _BLOCK = 1024  # positions that are computed together, at most
-_WINDOW, _SHARDS = 1, 2  # what a permutation is of, beside that of an epoch
+_STAGE, _SHARDS, _PARTS = 1, 2, 4  # what a permutation is of, beside that of an epoch (3: `shards.blend`)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -68,6 +68,30 @@ def permute(values: IntArray, n: int, *, seed: int, epoch: int, stream: tuple[in
     return flat.astype(np.int64).reshape(np.shape(values))
 
 
+def permute_each(values: IntArray, sizes: IntArray, keys: npt.NDArray[np.uint64], which: IntArray) -> IntArray:
+    """Images of each value under a permutation of its own: that of [0, sizes[j]) which number which[j] selects.
+
+    Args:
+        values, sizes, which: (m,); 0 <= values < sizes, which >= 0.
+        keys: of the rounds, as for `permute`; number and round key together give the key.
+    """
+    n, shift = sizes.astype(np.uint64), np.uint64(32)
+    base = np.maximum(np.sqrt(sizes.astype(np.float64)).astype(np.uint64) + np.uint64(1), np.uint64(4))
+    mine = _mix(which.astype(np.uint64) + np.uint64(1))
+    found = values.astype(np.uint64)
+    pending = np.arange(found.size)
+    while pending.size:
+        radix = base[pending]
+        left, right = np.divmod(found[pending], radix)
+        for key in keys:
+            digit = ((_mix(right + _mix(mine[pending] + key)) >> shift) * radix) >> shift
+            left, right = right, left + digit
+            right -= radix * (right >= radix)
+        found[pending] = walked = left * radix + right
+        pending = pending[walked >= n[pending]]
+    return found.astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Items:
     """What stands at a run of positions; three int64 arrays of the same length.
@@ -98,8 +122,8 @@ class Order:
         n: number of samples in the selection.
         seed: selects the permutations.
         repeats: items per sample and epoch; an epoch has n * repeats items.
-        shuffle: "full": a permutation of all items of the epoch. "blocks:k": the shards are permuted and shared out to
-            windows of at most k, one window after the other, each a permutation of all its items. "none": selection
+        shuffle: "full": a permutation of all items of the epoch. "blocks:k": a window of k shards moves over the
+            permuted shards, one shard at a time, and items are drawn from all shards in the window. "none": selection
             order in every epoch (all samples, then all again for the next repeat).
         together: items of a sample that stand at neighbouring positions, and move as one. A divisor of `repeats`.
         shards: for blocks: (S+1,) ascending, shard s holds the places shards[s]..shards[s+1]−1 (`shard_places`).
@@ -151,48 +175,58 @@ class Order:
 
     def _in_windows(self, place: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
         """(turn, sample) at places of an epoch, counted in groups."""
-        windows = _windows(self, epoch)
-        turns = self.repeats // self.together
+        stages = _stages(self, epoch)
         turn, sample = np.empty_like(place), np.empty_like(place)
-        which = np.searchsorted(windows.starts, place // turns, side="right") - 1
-        for w in np.unique(which).tolist():
-            at = np.flatnonzero(which == w)
-            first, last = windows.edges[w], windows.edges[w + 1]
-            ends = np.cumsum(windows.sizes[first:last])
-            held = int(ends[-1])
-            stream = (self.stream, _WINDOW, w)
-            local = place[at] - windows.starts[w] * turns
-            image = permute(local, held * turns, seed=self.seed, epoch=epoch, stream=stream)
-            turn[at], inside = np.divmod(image, held)
-            shard = np.searchsorted(ends, inside, side="right")
-            before = ends[shard] - windows.sizes[first:last][shard]
-            assert self.shards is not None
-            sample[at] = self.shards[windows.shards[first:last][shard]] + inside - before
-        return turn, sample
+        which = np.searchsorted(stages.starts, place, side="right") - 1
+        for t in np.unique(which).tolist():
+            at = np.flatnonzero(which == t)
+            rank, begins, ends = stages.parts(t)
+            bounds = np.cumsum(ends - begins)
+            stream = (self.stream, _STAGE, t)
+            inside = permute(place[at] - stages.starts[t], int(bounds[-1]), seed=self.seed, epoch=epoch, stream=stream)
+            part = np.searchsorted(bounds, inside, side="right")
+            turn[at] = rank[part]
+            sample[at] = ends[part] - bounds[part] + inside
+        # Which groups of a shard are in which of its parts is a permutation of its own.
+        held, first = stages.sizes[turn], stages.firsts[turn]
+        keys = _round_keys(self.seed, epoch, self.n, (self.stream, _PARTS))
+        image = permute_each(sample, held * (self.repeats // self.together), keys, turn)
+        turn, inside = np.divmod(image, held)
+        return turn, first + inside
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """An epoch's windows: shards edges[w]..edges[w+1]−1 of `shards` are in window w, whose first sample (counted in
-    the order of the epoch) is starts[w]; sizes: samples of each of `shards`."""
+class _Stages:
+    """How an epoch goes through its shards. A shard's groups are cut into `width` parts, and stage t has part i of the
+    shard at place t − i of the epoch's order of shards (which is a circle), so k shards are in use and one is
+    exchanged at every stage. starts: (S,) the first group of every stage. sizes, firsts: (S,) samples of the shards in
+    that order, and the first place of each in the selection."""
 
-    shards: IntArray
-    sizes: IntArray
-    edges: list[int]
+    width: int
     starts: IntArray
+    sizes: IntArray
+    firsts: IntArray
+    turns: int
+
+    def parts(self, stage: int) -> tuple[IntArray, IntArray, IntArray]:
+        """(k,) which shard, in the order of the epoch, and which of its groups (begin, end) are in a stage."""
+        i = np.arange(self.width)
+        shard = (stage - i) % len(self.sizes)
+        held = self.sizes[shard] * self.turns
+        return shard, held * i // self.width, held * (i + 1) // self.width
 
 
 @lru_cache(maxsize=8)
-def _windows(order: Order, epoch: int) -> _Windows:
+def _stages(order: Order, epoch: int) -> _Stages:
     assert order.shards is not None
-    count = len(order.shards) - 1
-    width = window_of(order.shuffle) or count
+    count, turns = len(order.shards) - 1, order.repeats // order.together
+    width = min(window_of(order.shuffle) or count, count)
     shards = permute(np.arange(count), count, seed=order.seed, epoch=epoch, stream=(order.stream, _SHARDS))
     sizes = np.diff(order.shards)[shards]
-    windows = -(-count // width)  # of nearly equal numbers of shards, for a last one of few would be mixed badly
-    edges = [w * count // windows for w in range(windows + 1)]
-    starts = np.concatenate([[0], np.cumsum(sizes)])[edges[:-1]]
-    return _Windows(shards, sizes, edges, starts)
+    held, total = sizes * turns, np.zeros(count, np.int64)
+    for i in range(width):
+        total += np.roll(held * (i + 1) // width - held * i // width, i)
+    return _Stages(width, np.cumsum(total) - total, sizes, order.shards[shards], turns)
 
 
 @lru_cache(maxsize=8)

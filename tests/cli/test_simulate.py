@@ -36,16 +36,14 @@ def test_a_table_for_people_and_a_warning_where_the_cache_is_too_small(
     lines = dict(line.split("\t") for line in shown.out.splitlines()[1:])
     assert lines["selection"].startswith("40 samples in 10 shards of")
     assert lines["run"] == "20 steps, 1 epochs, 40 clips"
-    assert "blocks:3 fits" in lines["cache"] and "shuffle quality" in lines
+    assert "blocks:2 fits" in lines["cache"] and "shuffle quality" in lines
     assert "MB/s" in lines["needed at 100 clips/s"]
-    assert "fetched again within an epoch; --shuffle blocks:3 fits" in shown.err
-    assert (
-        run(["simulate", str(url), "--batch", "2", "--workers", "1", "--cache", str(3 * size), "--shuffle", "blocks:2"])
-        == 0
-    )
+    assert "in use at once and the cache holds" in shown.err and "; --shuffle blocks:2 fits" in shown.err
+    fitting = ["--cache", str(3 * size), "--shuffle", "blocks:2"]
+    assert run(["simulate", str(url), "--batch", "2", "--workers", "1", *fitting]) == 0
     assert "warning" not in capsys.readouterr().err
     assert run(["simulate", str(url), "--batch", "2", "--cache", "1kB"]) == 0
-    assert "not even one shard" in capsys.readouterr().err
+    assert "smaller --shard-size" in capsys.readouterr().err
 
 
 def test_recipes_and_mixtures(tiny_dataset: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

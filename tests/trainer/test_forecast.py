@@ -136,17 +136,13 @@ def literal(url: Path, capacity: int, **options: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("shuffle", ["full", "blocks:2", "none"])
 def test_the_cache_is_one_of_whole_shards(url: Path, shuffle: str) -> None:
-    capacity = int(np.sort(open_dataset(url).tar_sizes("rgb"))[-2:].sum())
+    capacity = int(np.sort(open_dataset(url).tar_sizes("rgb"))[-3:].sum())
     options: dict[str, Any] = {"batch": 5, "shuffle": shuffle, "seed": 2}
     found = forecast(open_data(url), SPEC, Cluster(workers=1, cache=capacity), steps=20, **options)
     assert found.cached is not None and found.cached.fits == 2
     assert (found.cached.misses, found.cached.bytes) == literal(url, capacity, **options)
     assert found.cached.hits + found.cached.misses == 100
-    if shuffle == "full":
-        assert found.cached.again > 20
-    else:
-        assert found.cached.again <= 4  # a batch that two windows share reads of both
-        assert found.cached.misses < 4 * 7 + 5
+    assert found.cached.again > 20 if shuffle == "full" else found.cached.again <= 4  # of 4 epochs
 
 
 def test_nodes_have_caches_of_their_own(url: Path) -> None:
@@ -159,26 +155,18 @@ def test_nodes_have_caches_of_their_own(url: Path) -> None:
         assert found.cached.fits == 7 and found.working_set <= size
 
 
-def test_what_is_in_use_at_once(tiny_dataset: Make) -> None:
-    url = tiny_dataset(samples=400, frames=2, per_shard=20, size=(8, 8))
-    size = int(open_dataset(url).tar_sizes("rgb").max())
-    found = {
-        shuffle: forecast(open_data(url), replace(SPEC, crop=8), Cluster(workers=1), batch=4, shuffle=shuffle)
-        for shuffle in ("none", "blocks:1", "blocks:4", "full")
-    }
-    used = {shuffle: it.working_set / size for shuffle, it in found.items()}
-    assert used["none"] <= 2 and used["blocks:1"] <= 2 and used["blocks:4"] <= 5 and used["full"] == 20
+def test_what_is_in_use_at_once(url: Path) -> None:
+    sizes = np.sort(open_dataset(url).tar_sizes("rgb"))[::-1]
+    for shuffle, count in (("none", 2), ("blocks:1", 2), ("blocks:3", 4), ("blocks:9", 7), ("full", 7)):
+        found = forecast(open_data(url), SPEC, Cluster(), batch=5, shuffle=shuffle)
+        assert found.working_set == sizes[:count].sum()
 
 
-def test_windows_that_fit(url: Path, columns: Path) -> None:
-    first, second = open_dataset(url), open_dataset(columns)
-    sizes = [np.sort(data.tar_sizes("rgb"))[::-1] for data in (first, second)]
-    assert window_that_fits([first], ["rgb"], int(sizes[0][:3].sum())) == 3
-    assert window_that_fits([first], ["rgb"], int(sizes[0][:3].sum()) - 1) == 2
-    assert window_that_fits([first], ["rgb"], int(sizes[0][0]) - 1) == 0
-    both = int(sizes[0][:2].sum() + sizes[1][:2].sum())
-    assert window_that_fits([first, second], ["rgb"], both) >= 2
-    assert window_that_fits([first, second], ["rgb"], both - 1) == 1
+def test_windows_that_fit() -> None:
+    first, second = np.array([5, 9, 1, 7, 3]), np.array([4, 2])
+    fits = {capacity: window_that_fits([first], capacity) for capacity in (9, 15, 16, 21, 23, 24, 25, 100)}
+    assert fits == {9: 0, 15: 0, 16: 1, 21: 2, 23: 2, 24: 3, 25: 5, 100: 5}
+    assert [window_that_fits([first, second], capacity) for capacity in (21, 22, 27, 31)] == [0, 1, 2, 5]
 
 
 def test_quality_is_one_for_a_full_permutation_and_less_for_others(tiny_dataset: Make) -> None:

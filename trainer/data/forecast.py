@@ -37,8 +37,8 @@ class Forecast:
         items, clips, steps, epochs, shuffle: of the run.
         counted: items that were counted one by one; fewer than `items`: reads and bytes are an estimate.
         reads, bytes: of ranges, without a cache.
-        working_set: bytes of all shards that are begun and not done, at most, on one node: a cache of that size
-            fetches a shard once an epoch.
+        working_set: bytes of the shards that are in use at once; a node's cache of that size fetches each about once an
+            epoch.
         cached: with a cache; None without.
         quality: how well the order mixes.
     """
@@ -118,7 +118,7 @@ def forecast(
         counted=counted,
         reads=round(reads * scale),
         bytes=round(size * scale),
-        working_set=working_set(job, cluster, count, sizes),
+        working_set=working_set(job, shuffle),
         cached=None if cluster.cache is None else cached(job, cluster, count, sizes, cluster.cache),
         quality=quality_of(data, job, count),
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
-from shards.dataset import Dataset
 from shards.errors import UserError
+from shards.order import window_of
 from trainer.data.plans import IntArray, Job
 
 Tar = tuple[int, str, int]  # part, column, shard
@@ -55,7 +54,7 @@ class Cached:
         hits, misses: items, per column, whose shard was there or had to be fetched.
         again: misses of a shard that the node had fetched before in the same epoch.
         bytes: fetched.
-        fits: k of the largest `shuffle: blocks:k` of which a node's cache holds any window; 0: not even one shard.
+        fits: k of the largest `shuffle: blocks:k` for which a node's cache is large enough (`window_that_fits`).
     """
 
     size: int
@@ -111,23 +110,21 @@ def _touched(job: Job, cluster: Cluster, steps: int) -> Iterator[tuple[int, IntA
             yield node, parts[mine], shards[mine]
 
 
-def working_set(job: Job, cluster: Cluster, steps: int, sizes: dict[Tar, int]) -> int:
-    """Most bytes of shards between their first and their last item of an epoch, on one node, in the first epoch."""
-    steps = min(steps, ceil(job.order.epoch_length / job.batch))
-    most = 0
-    seen: dict[int, dict[tuple[int, int], list[int]]] = {}
-    for turn, (node, parts, shards) in enumerate(_touched(job, cluster, steps)):
-        spans = seen.setdefault(node, {})
-        for pair in zip(*np.unique(np.stack([parts, shards]), axis=1).tolist(), strict=True):
-            spans.setdefault(pair, [turn, turn])[1] = turn
-    for spans in seen.values():
-        change: dict[int, int] = {}
-        for (part, shard), (begun, done) in spans.items():
-            size = sum(sizes[part, column, shard] for column in job.spec.columns)
-            change[begun] = change.get(begun, 0) + size
-            change[done + 1] = change.get(done + 1, 0) - size
-        most = max(most, int(np.cumsum([change[at] for at in sorted(change)]).max()))
-    return most
+def working_set(job: Job, shuffle: str) -> int:
+    """Bytes of shards that a run is at: of the k + 1 largest under blocks:k, two without shuffling, else of all."""
+    window = 1 if shuffle == "none" else window_of(shuffle)
+    return sum(int(np.sort(total)[::-1][: None if window is None else window + 1].sum()) for total in _used_sizes(job))
+
+
+def _used_sizes(job: Job) -> list[IntArray]:
+    """Bytes of the shards of the selection over all columns, for every part."""
+    parts, samples = _located(job, job.samples)
+    return [
+        np.sum([part.tar_sizes(column) for column in job.spec.columns], axis=0)[
+            np.unique(_shard(job, number, samples[parts == number]))
+        ]
+        for number, part in enumerate(job.parts)
+    ]
 
 
 def cached(job: Job, cluster: Cluster, steps: int, sizes: dict[Tar, int], capacity: int) -> Cached:
@@ -163,14 +160,20 @@ def cached(job: Job, cluster: Cluster, steps: int, sizes: dict[Tar, int], capaci
         misses=misses,
         again=again,
         bytes=fetched,
-        fits=window_that_fits(job.parts, job.spec.columns, capacity),
+        fits=window_that_fits(_used_sizes(job), capacity),
     )
 
 
-def window_that_fits(parts: Sequence[Dataset], columns: Sequence[str], capacity: int) -> int:
-    """k of the largest `shuffle: blocks:k` of which any window fits into so many bytes; of several data sets a window
-    of each. 0: not one shard of each does."""
-    totals = [np.sum([part.tar_sizes(column) for column in columns], axis=0) for part in parts]
-    longest = max(map(len, totals))
-    largest = sum(np.pad(np.cumsum(np.sort(total)[::-1]), (0, longest - len(total)), mode="edge") for total in totals)
-    return int(np.searchsorted(largest, capacity, side="right"))
+def window_that_fits(sizes: Sequence[IntArray], capacity: int) -> int:
+    """k of the largest `shuffle: blocks:k` whose k shards and the next one fit into so many bytes, whichever they are.
+
+    Args:
+        sizes: of the shards of each data set; of several, each has a window.
+
+    Returns:
+        0 where not even blocks:1 fits; the number of shards where all of them do.
+    """
+    longest = max(map(len, sizes))
+    largest = sum(np.pad(np.cumsum(np.sort(it)[::-1]), (0, longest - len(it)), mode="edge") for it in sizes)
+    held = int(np.searchsorted(np.asarray(largest), capacity, side="right"))
+    return held if held == longest else max(0, held - 1)
