@@ -94,6 +94,8 @@ class ClipSpec:
             select (`dealt_rows`), in place of a draw for each item.
         fps: resample by timestamps to this rate first; None takes the stored frames.
         resize: exact (height, width), or the short side, or None for the stored size.
+        resize_range: (least, most), in place of `resize`: the short side is drawn for each item, any whole number with
+            the same chance. Centre crops and sampling="uniform" take the least.
         crop: side of a square or (height, width); None keeps the whole frame, which needs equal sizes in a batch.
         crop_at: "random" or "center".
         area: (least, most) share of the resized frame that a random cut has; the cut is then resized to `crop`
@@ -136,6 +138,7 @@ class ClipSpec:
     table: str | None = None
     rates: tuple[float, float] | None = None
     draws: int = 0
+    resize_range: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.table is not None:
@@ -159,6 +162,8 @@ class ClipSpec:
                 raise UserError(f"{name} is {size}; sizes must be at least 1 (height x width)")
         if self.area is not None:
             self._check_area(self.area)
+        if self.resize_range is not None:
+            self._check_range(*self.resize_range)
         self._check_rows()
         self._check_rates()
 
@@ -171,6 +176,15 @@ class ClipSpec:
     def columns(self) -> tuple[str, ...]:
         """All columns that are read, the clips' first."""
         return tuple(dict.fromkeys(name for name in (self.column, self.flow, self.table) if name is not None))
+
+    def _check_range(self, least: int, most: int) -> None:
+        if not 1 <= least <= most:
+            raise UserError(f"resize_range is {least}, {most}; the least and the most short side are needed")
+        if self.resize is not None or self.crop is None or self.table is not None:
+            raise UserError(
+                f"resize_range {least}, {most} takes the place of resize ({self.resize}), needs a crop ({self.crop}), "
+                f"and goes with no table ({self.table})"
+            )
 
     def _check_area(self, area: tuple[float, float]) -> None:
         for name, (low, high), top in (("area", area, 1.0), ("aspect", self.aspect, float("inf"))):
@@ -243,7 +257,8 @@ class ClipSpec:
             raise UserError("a video without frames cannot be planned; run vidprep check on the data set")
         index = self._resampled(video)
         total = video.frames if index is None else len(index)
-        size = self._resized(video)
+        scaled = self.resize_range is not None and self.sampling == "random" and self.crop_at == "random"
+        size = self._resized(video, rng.random() if scaled else 0.0)
         if self.sampling == "uniform":
             shown = self._spread(total)
             which, flip = np.zeros(self.clips, np.int64), np.zeros(self.clips, np.bool_)
@@ -307,8 +322,11 @@ class ClipSpec:
         at = ticks * (1e6 / self.fps) + 0.5
         return np.clip(np.searchsorted(times, at, side="right") - 1, 0, video.frames - 1).astype(np.int64)
 
-    def _resized(self, video: VideoFacts) -> tuple[int, int]:
-        return resized_size(self.resize, video.height, video.width)
+    def _resized(self, video: VideoFacts, u: float = 0.0) -> tuple[int, int]:
+        if self.resize_range is None:
+            return resized_size(self.resize, video.height, video.width)
+        least, most = self.resize_range
+        return resized_size(least + int(u * (most - least + 1)), video.height, video.width)
 
     def _room(self, size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
         """How far a crop of that shape can move down and to the right."""

@@ -55,6 +55,8 @@ class DataConfig(Strict):
         column: where clips come from: an RGB column, or a flow column for a network with two input channels.
         frames: T, frames per clip.
         resize: exact (height, width), or the short side, or null for the stored size.
+        resize_range: (least, most) of a short side that is drawn for each clip, in place of `resize`; evaluation takes
+            the least.
         crop: side of a square or (height, width); null keeps the whole frame.
         area: (least, most) share of the resized frame that a random cut has, which is resized to `crop`; null cuts
             `crop` itself. Evaluation then shows the largest cut of the crop's proportions at the centre.
@@ -62,8 +64,8 @@ class DataConfig(Strict):
         flip: probability of mirroring a clip.
         jitter: colour jitter, or null.
         repeats: clips drawn from each video per epoch.
-        shuffle: "full" permutes all clips of an epoch; "blocks:k" reads at most k shards at a time, in permuted order,
-            and permutes within; "none" keeps the order of the data set (docs/order.md).
+        shuffle: "full" permutes all clips of an epoch; "blocks:k" draws from k shards at a time; "none" keeps the order
+            of the data set (docs/order.md).
         clips_per_read: of `repeats`, how many of a video come together in a batch and share one read; a divisor.
         when_short: what a clip does that does not fit into its video (`shards.spec.ClipSpec`).
         cover: spread a clip's frames over the whole video, whatever its length (`shards.spec.ClipSpec`).
@@ -76,6 +78,7 @@ class DataConfig(Strict):
     column: str = "rgb"
     frames: int = Field(default=16, ge=1)
     resize: tuple[int, int] | int | None = None
+    resize_range: tuple[int, int] | None = None
     crop: tuple[int, int] | int | None = None
     area: tuple[float, float] | None = None
     fps: float | None = Field(default=None, gt=0)
@@ -111,6 +114,7 @@ class DataConfig(Strict):
             cover=self.cover,
             fps=self.fps,
             resize=self.resize,
+            resize_range=self.resize_range,
             crop=self.crop,
             area=self.area,
             flip=self.flip,

@@ -83,9 +83,10 @@ def check_overfit(recipe: Recipe, data: Path, *, steps: int = 60, falls_to: floa
     torch.manual_seed(recipe.train.seed)
     dataset = open_dataset(data)
     task, ranks = task_of(recipe, dataset), Ranks(0, 1, torch.device("cpu"))
-    optimizer = torch.optim.Adam(task.parameters(), lr=3e-3)
     with loader_of(recipe, dataset, task, ranks) as loader:
+        task.prepare(loader.dataset, loader.samples)
         batch = next(loader.batches(0, 1))
+    optimizer = torch.optim.Adam((p for p in task.parameters() if p.requires_grad), lr=3e-3)
     losses: list[float] = []
     for step in range(steps):
         loss = task(replace(batch, step=step))["loss"]
@@ -170,8 +171,9 @@ def _gradients(recipe: Recipe, data: Path, ranks: Ranks) -> dict[str, Tensor]:
     dataset = open_dataset(data)
     torch.manual_seed(recipe.train.seed)
     task = task_of(recipe, dataset).eval()
-    model = task if ranks.world == 1 else DistributedDataParallel(task)
     with loader_of(recipe, dataset, task, ranks) as loader:
+        task.prepare(loader.dataset, loader.samples)
+        model = task if ranks.world == 1 else DistributedDataParallel(task)
         model(next(loader.batches(0, 1)))["loss"].backward()
     return {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
 

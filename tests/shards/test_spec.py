@@ -1,6 +1,7 @@
 """Clip plans against slow literal versions of each rule, and the statistics of what is drawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,6 +199,15 @@ def test_crop_that_does_not_fit_names_the_pack_command():
         ClipSpec(frames=4, crop=112).plan(video(9, 100, 140), rng_for(0, 0, 0))
 
 
+def test_short_sides_are_drawn_for_each_item():
+    spec = ClipSpec(frames=2, resize_range=(24, 26), crop=20)
+    sizes = [spec.plan(video(9), rng_for(0, 0, i)).size for i in range(200)]
+    assert {min(size) for size in sizes} == {24, 25, 26}
+    assert all(abs([min(size) for size in sizes].count(side) - 67) < 30 for side in (24, 25, 26))
+    assert min(replace(spec, sampling="uniform").plan(video(9), rng_for(0, 0, 0)).size) == 24
+    assert min(replace(spec, crop_at="center").plan(video(9), rng_for(0, 0, 7)).size) == 24
+
+
 def test_video_without_frames():
     with pytest.raises(UserError, match="without frames"):
         ClipSpec(frames=4).plan(video(0), rng_for(0, 0, 0))
@@ -217,6 +227,9 @@ def test_video_without_frames():
         ({"flip": 1.5}, "flip"),
         ({"crop": 0}, "crop"),
         ({"resize": (0, 5)}, "resize"),
+        ({"resize_range": (9, 8), "crop": 8}, "the least and the most"),
+        ({"resize_range": (8, 9)}, "needs a crop"),
+        ({"resize_range": (8, 9), "resize": 8, "crop": 8}, "takes the place of resize"),
     ],
 )
 def test_wrong_specs(options, word):

@@ -175,8 +175,8 @@ def test_keys_of_a_recipe_are_a_promise() -> None:
         "task": ["name"],
         "backbone": ["base_width", "name"],
         "data": sorted(
-            "column frames resize crop area fps flip jitter repeats shuffle clips_per_read when_short cover split keep "
-            "workers threads".split()
+            "column frames resize resize_range crop area fps flip jitter repeats shuffle clips_per_read when_short "
+            "cover split keep workers threads".split()
         ),
         "optim": sorted(
             "name lr momentum nesterov weight_decay backbone_lr_scale bias_lr_scale decay_all clip_norm".split()

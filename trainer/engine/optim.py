@@ -40,6 +40,8 @@ def parameter_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+            for start, factor in task.lr_scales.items():
+                scale *= factor if name.startswith(start) else 1.0
             if name.endswith("bias"):
                 scale *= config.bias_lr_scale
             decays = config.decay_all or parameter.ndim > 1

@@ -29,6 +29,8 @@ Init = Literal["pretrained", "random"]
 DEFAULT_RECIPE = "finetune"
 FOLDER = "evaluation"
 _RANDOM = "random:"
+# What a network saw in pretraining it sees in evaluation.
+_SEEN = ("column", "frames", "resize", "resize_range", "crop", "area", "cover", "fps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def _of_path(path: Path) -> tuple[dict[str, Any], Path, Path]:
         recipe = load_recipe(read_info(path)["recipe"])
         folder = Path("runs") / make_key(f"{path.resolve().parents[1].name}-{path.name}")
     data = recipe.tree()["data"]
-    change["data"] = {name: data[name] for name in ("column", "frames", "resize", "crop", "area", "cover", "fps")}
+    change["data"] = {name: data[name] for name in _SEEN}
     return change, path, folder
 
 

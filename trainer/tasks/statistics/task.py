@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shards.errors import UserError
+from shards.mixture import Mixture
 from trainer.augment import augment, mirrored
 from trainer.config import DataConfig
 from trainer.models.base import Backbone
@@ -24,6 +27,7 @@ from trainer.tasks.statistics.motion import MOTION_NUMBERS, Variant, motion_labe
 from trainer.tasks.statistics.regions import check_window
 
 if TYPE_CHECKING:
+    from shards.dataset import Dataset
     from trainer.data.batch import Batch
 
 Group = Literal[1, 2, 3, "global"]
@@ -111,6 +115,23 @@ class Statistics(Task):
         # The names of the reference.
         self.motion_linear = self.motion.head(backbone.width)
         self.app_linear = self.appearance.head(backbone.width)
+
+    def prepare(self, dataset: Dataset | Mixture, samples: npt.NDArray[np.int64]) -> None:
+        """Refuse a table of the other variant: its numbers, and what 0 means among them, are others.
+
+        Raises:
+            UserError: names the setting, and the command that makes the table.
+        """
+        if self.options.labels != "table":
+            return
+        for part in dataset.parts if isinstance(dataset, Mixture) else (dataset,):
+            made = part.meta.columns[self.options.table].parameters.get("variant")
+            if made is not None and made != self.options.variant:
+                raise UserError(
+                    f"table {self.options.table!r} of {part.url} has labels of variant {made}, the recipe asks for "
+                    f"{self.options.variant}: --set task.variant={made}, or make another table with vidprep labels "
+                    f"{part.url} --variant {self.options.variant} --column {self.options.table}-{self.options.variant}"
+                )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses and errors of the labels, the batch's own or computed here."""
