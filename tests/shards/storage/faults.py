@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 _CHUNK = 1 << 14
 
@@ -95,6 +96,8 @@ class FaultProxy:
                 answer = _head(answers)
                 while answer.startswith(b"HTTP/1.1 100"):
                     answer = _head(answers)
+                if not fault and method == b"GET":
+                    return self._stream(connection, answer, answers)
                 data = b"" if method == b"HEAD" else answers.read()
         if method in (b"PUT", b"POST") and answer.split(b" ", 2)[1] == b"200":
             with self._lock:
@@ -137,6 +140,13 @@ class FaultProxy:
         self._pour(connection, data)
         return b"\r\ncontent-length:" in head.lower()
 
+    def _stream(self, connection: socket.socket, head: bytes, answers: BinaryIO) -> bool:
+        """Pass an unchanged answer on as it arrives; False where the connection has to end."""
+        connection.sendall(re.sub(rb"(?mi)^connection:.*\r\n", b"", head))
+        while part := answers.read(_CHUNK):
+            self._pour(connection, part)
+        return b"\r\ncontent-length:" in head.lower()
+
     def _pour(self, connection: socket.socket, data: bytes) -> None:
         """Send at the speed that all connections share."""
         for start in range(0, len(data), _CHUNK):
@@ -158,9 +168,9 @@ class FaultProxy:
         return True
 
 
-def _head(stream: object) -> bytes:
+def _head(stream: BinaryIO) -> bytes:
     lines = b""
-    while line := stream.readline():  # type: ignore[attr-defined]
+    while line := stream.readline():
         lines += line
         if line == b"\r\n":
             break

@@ -32,7 +32,7 @@ use = egg:swift#gatekeeper
 [filter:healthcheck]
 use = egg:swift#healthcheck
 [filter:cache]
-use = egg:swift#memcache
+paste.filter_factory = tests.shards.storage.swift_cache:filter_factory
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:s3api]
@@ -138,7 +138,9 @@ def swift_server(root: Path) -> Iterator[Server]:
         for name in ("account", "container", "object", "proxy"):
             with (root / "log" / f"{name}.log").open("wb") as log:
                 command = [_tool(f"swift-{name}-server"), str(root / "etc" / f"{name}.conf"), "--verbose"]
-                daemons.append(subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, cwd=root))
+                daemons.append(
+                    subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, cwd=root, env=_environment())
+                )
         _wait(root, ports, daemons)
         yield Server(ports["proxy"])
     finally:
@@ -146,6 +148,11 @@ def swift_server(root: Path) -> Iterator[Server]:
             daemon.kill()
         for daemon in daemons:
             daemon.wait()
+
+
+def _environment() -> dict[str, str]:
+    """With this repository importable, for the cache."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def _tool(name: str) -> str:
