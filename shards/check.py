@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards.columns import COLUMNS, ColumnKind
 from shards.errors import DataError
+from shards.foreign import find_tars
 from shards.index import ColumnIndex, ShardIndex, build_index, parse_idx, parse_index
 from shards.keys import key_hash
 from shards.meta import ColumnMeta, Meta, read_meta
@@ -136,6 +139,8 @@ class _Shard:
 
     def problem(self, extension: str, message: str, key: str | None = None) -> Problem:
         command = f"to write the shard anew remove {self.storage.url}/{self.stem}.json and {self.again}"
+        if extension == "tar" and COLUMNS[self.column.kind].foreign:
+            message = f"{find_tars(self.storage, self.column.folder).where(self.number)}: {message}"
         return Problem(file=f"{self.stem}.{extension}", message=message, command=command, shard=self.number, key=key)
 
     def check(self, whole: ColumnIndex) -> Iterator[Problem]:
@@ -173,7 +178,12 @@ class _Shard:
             yield self.problem("tar", _MISSING)
 
     def _check_tar(self, receipt: Receipt, index: ShardIndex) -> Iterator[Problem]:
-        reader = self.storage.fetch(f"{self.stem}.tar")
+        kind = COLUMNS[self.column.kind]
+        if kind.foreign:
+            reader = find_tars(self.storage, self.column.folder).open(self.number)
+            infos = self.storage.open(f"{self.stem}.info")
+        else:
+            reader = infos = self.storage.fetch(f"{self.stem}.tar")
         size = reader.size
         if size != receipt.tar_size:
             yield self.problem("tar", f"it has {size} bytes instead of {receipt.tar_size}")
@@ -181,12 +191,14 @@ class _Shard:
             yield self.problem("tar", "its SHA-256 is not that of the receipt")
         if bytes.fromhex(receipt.tar_sha256)[:16] != index.header["tar_digest"].tobytes():
             yield self.problem("idx", "it is the index of another tar")
-        kind = COLUMNS[self.column.kind]
         keys = index.all_keys()
-        yield from self._check_members(kind, index, keys, reader)
+        if not kind.foreign:
+            yield from self._check_members(kind, index, keys, reader)
         for place, key in enumerate(keys):
-            yield from self._check_sample(kind, index, place, key, reader)
+            yield from self._check_description(kind, index, place, key, infos)
+            yield from self._check_payload(kind, index, place, key, reader)
         reader.close()
+        infos.close()
 
     def _check_members(self, kind: ColumnKind, index: ShardIndex, keys: list[str], reader: Reader) -> Iterator[Problem]:
         """Names, order, places and sizes as any tar reader sees them."""
@@ -211,25 +223,41 @@ class _Shard:
                 return
         yield self.problem("tar", f"it has {len(found)} members instead of {len(expected)}")
 
-    def _check_sample(
+    def _check_description(
         self, kind: ColumnKind, index: ShardIndex, place: int, key: str, reader: Reader
     ) -> Iterator[Problem]:
         record, member = index.samples[place], index.members[place]
         if key_hash(key) != record["key_hash"]:
             yield self.problem("idx", "its key does not agree with its hash", key)
-        if kind.describes:
-            text = reader.read(int(member["info_offset"]), int(member["info_size"]))
-            try:
-                if read_info(text).get("key") != key:
-                    yield self.problem("tar", "its description is that of another sample", key)
-            except ValueError as error:
-                yield self.problem("tar", f"its description is not JSON: {error}", key)
+        if not kind.describes:
+            return
+        where = "info" if kind.foreign else "tar"
+        text = reader.read(int(member["info_offset"]), int(member["info_size"]))
+        try:
+            if read_info(text).get("key") != key:
+                yield self.problem(where, "its description is that of another sample", key)
+        except ValueError as error:
+            yield self.problem(where, f"its description is not JSON: {error}", key)
+
+    def _check_payload(
+        self, kind: ColumnKind, index: ShardIndex, place: int, key: str, reader: Reader
+    ) -> Iterator[Problem]:
+        record = index.samples[place]
         if not record["frames"]:
             return
         payload = reader.read(int(record["offset"]), int(record["size"]))
         first = index.first_frame(place)
+        rows = index.frames[first : first + int(record["frames"])]
         position, wrong = 0, []
-        for number, (offset, size, crc, _) in enumerate(index.frames[first : first + int(record["frames"])].tolist()):
+        if kind.foreign:  # other members lie between, and all records may be of the whole file
+            rows = np.unique(rows[["offset", "size", "crc32"]])
+            wrong = [n for n, (o, size, crc) in enumerate(rows.tolist()) if zlib.crc32(payload[o : o + size]) != crc]
+            if wrong:
+                yield self.problem(
+                    "tar", f"{len(wrong)} of its {len(rows)} parts do not agree with their checksums", key
+                )
+            return
+        for number, (offset, size, crc, _) in enumerate(rows.tolist()):
             if offset != position or zlib.crc32(payload[offset : offset + size]) != crc:
                 wrong.append(number)
             position += size

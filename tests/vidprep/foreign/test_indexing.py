@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shards import jpeg
+from shards.check import check
 from shards.dataset import open_dataset
 from shards.errors import DataError, UserError
 from shards.receipts import read_receipt
@@ -233,6 +234,23 @@ def test_a_tar_that_changed_is_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"0\.tar does not exist"):
         open_dataset(tmp_path).frames(0, [0])
+
+
+@pytest.mark.parametrize("kind", ["video", "jpegs"])
+def test_check_reads_others_tars(tmp_path: Path, kind: str) -> None:
+    samples = video_samples(tmp_path, range(2)) if kind == "video" else [frame_sample(seed, 4) for seed in range(2)]
+    path = write_tar(tmp_path / "t/x.tar", samples)
+    _index([path], tmp_path / "d")
+    assert list(check(tmp_path / "d")) == []
+    _, spans = open_dataset(tmp_path / "d").spans(1, [2])
+    data = bytearray(path.read_bytes())
+    data[spans[-1][0] + spans[-1][1] // 2] ^= 1
+    path.write_bytes(data)
+    found = list(check(tmp_path / "d"))
+    assert [it.key for it in found] == [None, "000000001" if kind == "video" else "clips--seq1"]
+    assert all(str(path) in it.message and it.shard == 0 for it in found)
+    path.unlink()
+    assert [it.message for it in check(tmp_path / "d")] == [f"{path}: it does not exist"]
 
 
 def test_running_again_and_with_more_tars(tmp_path: Path) -> None:
