@@ -66,3 +66,24 @@ def _eat(self: decode.Decoded) -> Iterator[Any]:
             _eaten.append(b"x" * 800_000_000)
             time.sleep(5)
         yield picture
+
+
+def pack_with_a_crash(task: ShardTask) -> Receipt:
+    decode.Decoded.pictures = _crash  # type: ignore[method-assign]
+    return pack_shard(task)
+
+
+def _crash(self: decode.Decoded) -> Iterator[Any]:
+    if self._name.endswith("3.mp4"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    yield from _pictures(self)
+
+
+def pack_on_a_lost_node(task: ShardTask) -> Receipt:
+    """Ends its parent once, and itself."""
+    mark = f"{task.url}/killed"
+    if not os.path.exists(mark):  # noqa: PTH110
+        os.close(os.open(mark, os.O_CREAT))
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pack_shard(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from vidprep.runs import OnEvent, ShardRun, Work, announce, ignore
 _AHEAD = 2  # tasks handed to Ray for every free place: more would only lie in its memory
 _RETRIES = 8  # of a task whose worker or node is lost
 _LOOK_SECONDS = 5.0
+_KNOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +213,21 @@ def _ray() -> Any:
 
 
 def _start(ray: Any, address: str | None, processors: int | None) -> None:
+    where = "a Ray of this machine cannot be started" if address is None else f"no Ray answers at {address}"
+    _knock(address, where)
     given = {"num_cpus": processors, "include_dashboard": False} if address is None else {"address": address}
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", **given)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "a Ray of this machine cannot be started" if address is None else f"no Ray answers at {address}"
         raise UserError(f"{where} ({error}); see ray status, or use --engine local") from error
+
+
+def _knock(address: str | None, where: str) -> None:
+    """Ray itself waits for minutes at a place where nobody answers."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"{where} ({error.strerror or error}); see ray status, or use --engine local") from error
