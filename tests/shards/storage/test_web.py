@@ -73,3 +73,17 @@ def test_a_web_server_is_for_reading(web: str) -> None:
         storage.list("rgb")
     with pytest.raises(UserError, match="is not a packed data set"):
         open_dataset(f"{web}/nothing")
+
+
+def test_a_server_without_ranges_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(1000))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(StorageError, match="this server does not answer range requests"):
+            open_storage(f"http://127.0.0.1:{server.server_port}").open("a").read(5, 10)
+        server.shutdown()
