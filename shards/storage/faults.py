@@ -68,7 +68,7 @@ def explain(error: BaseException, *, scheme: str, place: str, what: str, doing: 
         return MissingError(f"{what} does not exist")
     if "Range request not supported" in str(error):
         return StorageError(
-            f"{head}: this server does not answer range requests, so frames cannot be read one by one; use one that does "
+            f"{head}: this server does not answer range requests, so parts cannot be read; use one that does "
             "(nginx, Apache and Caddy do, Python's http.server does not), or copy the data set to a disk"
         )
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken") or status == 401:
