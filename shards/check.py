@@ -180,7 +180,7 @@ class _Shard:
     def _check_tar(self, receipt: Receipt, index: ShardIndex) -> Iterator[Problem]:
         kind = COLUMNS[self.column.kind]
         if kind.foreign:
-            reader = find_tars(self.storage, self.column.folder).open(self.number)
+            reader = find_tars(self.storage, self.column.folder).open(self.number, whole=True)
             infos = self.storage.open(f"{self.stem}.info")
         else:
             reader = infos = self.storage.fetch(f"{self.stem}.tar")

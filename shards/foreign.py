@@ -40,12 +40,17 @@ class Tars:
         name = self.names[shard]
         return name if "/" in name else f"{self.storage.url.rstrip('/')}/{name}"
 
-    def open(self, shard: int) -> Reader:
-        """For reads of parts. Raises MissingError, StorageError; DataError: no tar is known for this shard."""
+    def open(self, shard: int, *, whole: bool = False) -> Reader:
+        """For reads of parts; `whole`: for reading all of it.
+
+        Raises:
+            MissingError: there is no such tar. StorageError: it cannot be reached. DataError: none is known.
+        """
         if shard >= len(self.names):
             raise DataError(f"{self.storage.url} lists {len(self.names)} tars, none for shard {shard}")
         folder, name = split_url(self.where(shard))
-        return open_storage(folder).open(name)
+        storage = open_storage(folder) if "/" in self.names[shard] else self.storage
+        return storage.fetch(name) if whole else storage.open(name)
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def index_shard(task: IndexTask) -> Receipt:
     """
     began, storage = time.time(), open_storage(task.url)
     folder, name = split_url(task.tar)
-    reader = open_storage(folder).open(name)
+    reader = open_storage(folder).fetch(name)
     prefix = f"{name.removesuffix('.tar')}/" if task.options.prefix_keys else ""
     walk, table, verdicts = Walk(reader, prefix=prefix), _Table(task.shard), []
     try:
