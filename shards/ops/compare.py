@@ -80,45 +80,57 @@ def _align(
     if count < 2:
         return None
     times = begin + step * np.arange(count)
-    a = _normal(first(np.clip(times, 0, lengths[0])))
-    inside_a = (times >= -step / 2) & (times <= lengths[0] + step / 2)
+    a = _Sums(first(np.clip(times, 0, lengths[0])))
     # The second one's thumbnails at half steps, reaching the slack further on both sides.
     fine = begin - offset + step / 2 * np.arange(-shift, 2 * count + shift)
-    b = _normal(second(np.clip(fine, 0, lengths[1])))
+    thumbs = second(np.clip(fine, 0, lengths[1]))
+    b = _Sums(thumbs[::2]), _Sums(thumbs[1::2])
+    inside_a = (times >= -step / 2) & (times <= lengths[0] + step / 2)
     inside_b = (fine >= -step / 2) & (fine <= lengths[1] + step / 2)
     best: Likeness | None = None
     least = min(max(_LEAST_SECONDS, least_share * min(lengths)), _MOST * step / 2, *lengths)
     for k in range(2 * shift + 1):
-        places = slice(k, k + 2 * count, 2)
-        both = inside_a & inside_b[places]
-        overlap = float(both.sum() - 1) * step
-        if overlap < least - step:
+        both = np.flatnonzero(inside_a & inside_b[k : k + 2 * count : 2])  # without gaps: each is a range of times
+        overlap = (len(both) - 1) * step
+        if len(both) < 2 or overlap < least - step:
             continue
-        score = _score(a[both], b[places][both])
+        start, stop, later = int(both[0]), int(both[-1]) + 1, k // 2
+        score = a.score(b[k % 2], start, stop, later)
         if best is None or score > best.score:
             best = Likeness(score, round(offset - step / 2 * (k - shift), 3), round(overlap, 3))
     return best
 
 
+class _Sums:
+    """Thumbnails without their mean brightness, and sums up to each of them, from which scores of any range follow."""
+
+    def __init__(self, thumbs: Thumbs) -> None:
+        # Doubles: small changes of bright pictures are differences of large sums.
+        flat = thumbs.astype(np.float64)
+        self._rows = (flat - flat.mean(axis=1, keepdims=True)).reshape(len(flat), -1)
+        self._sums = np.concatenate([np.zeros((1, self._rows.shape[1])), np.cumsum(self._rows, axis=0)])
+        self._energy = np.concatenate([[0.0], np.cumsum(np.einsum("ij,ij->i", self._rows, self._rows))])
+
+    def score(self, other: _Sums, start: int, stop: int, later: int) -> float:
+        """Likeness of rows start…stop−1 and the other's, `later` rows on: see `Likeness.score`."""
+        count, width = stop - start, self._rows.shape[1]
+        # Not np.vdot, whose threads cost more than they bring.
+        dot = float(np.einsum("ij,ij->", self._rows[start:stop], other._rows[start + later : stop + later]))
+        mine, its = self._energy[stop] - self._energy[start], other._energy[stop + later] - other._energy[start + later]
+        a, b = self._sums[stop] - self._sums[start], other._sums[stop + later] - other._sums[start + later]
+        looks = _ratio(dot, mine, its)
+        mine, its = mine - float(a @ a) / count, its - float(b @ b) / count
+        if max(mine, its) < _STILL**2 * count * width:
+            return looks
+        return min(looks, _ratio(dot - float(a @ b) / count, mine, its))
+
+
+def _ratio(dot: float, a: float, b: float) -> float:
+    return dot / (a * b) ** 0.5 if a > 0 and b > 0 else 0.0
+
+
 def _detailed(first: GetThumbs, second: GetThumbs, found: Likeness, lengths: tuple[float, float]) -> float:
     begin, end = max(0.0, found.offset), min(lengths[0], lengths[1] + found.offset)
     times = np.linspace(begin, max(begin, end), min(_DETAILED, int((end - begin) * THUMB_RATE) + 2))
-    a = _normal(first(times, detailed=True))
-    return _score(a, _normal(second(np.clip(times - found.offset, 0, lengths[1]), detailed=True)))
-
-
-def _normal(thumbs: Thumbs) -> Thumbs:
-    """(n,P·C): without the mean brightness of each thumbnail and channel."""
-    return np.asarray((thumbs - thumbs.mean(axis=1, keepdims=True)).reshape(len(thumbs), -1))
-
-
-def _score(a: Thumbs, b: Thumbs) -> float:
-    looks = _correlation(a, b)
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    moves = max(float(np.square(x).mean()) ** 0.5 for x in (a, b))
-    return looks if moves < _STILL else min(looks, _correlation(a, b))
-
-
-def _correlation(a: Thumbs, b: Thumbs) -> float:
-    norm = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(np.vdot(a, b)) / norm if norm else 0.0
+    a, b = first(times, detailed=True), second(np.clip(times - found.offset, 0, lengths[1]), detailed=True)
+    return _Sums(a).score(_Sums(b), 0, len(times), 0)
