@@ -112,11 +112,12 @@ def test_validation_of_a_mixture_shows_every_held_out_sample_once(tiny_dataset: 
 
 
 @pytest.mark.parametrize("together", [2, 4])
-def test_clips_of_one_read_are_those_of_single_reads(tiny_dataset: Make, together: int) -> None:
+@pytest.mark.parametrize("change", [{}, {"resize_range": (20, 30)}, {"resize": (20, 30), "area": (0.3, 1.0)}])
+def test_clips_of_one_read_are_those_of_single_reads(tiny_dataset: Make, together: int, change: dict[str, Any]) -> None:
     """Fewer reads, the same items in an epoch, and each shows what it would have shown."""
     url = tiny_dataset(samples=6, frames=9)
     options: dict[str, Any] = {"batch": 8, "seed": 2, "repeats": 4, "workers": 0}
-    spec = replace(SPEC, clips=1)
+    spec = replace(SPEC, **change)
     found = {}
     reads = {}
     for count in (1, together):

@@ -25,13 +25,13 @@ Pixels = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Shown:
     """Clips of one sample to show, of one item or of several: which stored frames, (V,T), what to cut, (V,4), out of
-    frames resized to `size`, and where to write it, (V,T,H,W,C)."""
+    frames resized to which (height, width), V of them, and where to write it, (V,T,H,W,C)."""
 
     dataset: Dataset
     sample: int
     frames: IntArray
     crop: IntArray
-    size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
     out: Pixels
 
     def places(self) -> dict[int, list[tuple[int, int]]]:
@@ -61,10 +61,11 @@ def shown(parts: Sequence[Dataset], rows: Sequence[Row], out: Pixels) -> Shown:
         out: (rows,V,T,H,W,C), contiguous.
     """
     first, plans = rows[0], [row.plan for row in rows]
+    sizes = tuple(plan.size for plan in plans for _ in range(len(plan.frames)))
     if len(rows) == 1:
-        return Shown(parts[first.part], first.sample, plans[0].frames, plans[0].crop, plans[0].size, out[0])
+        return Shown(parts[first.part], first.sample, plans[0].frames, plans[0].crop, sizes, out[0])
     frames, crop = np.concatenate([plan.frames for plan in plans]), np.concatenate([plan.crop for plan in plans])
-    return Shown(parts[first.part], first.sample, frames, crop, plans[0].size, out.reshape(-1, *out.shape[2:]))
+    return Shown(parts[first.part], first.sample, frames, crop, sizes, out.reshape(-1, *out.shape[2:]))
 
 
 def stored(column: str, item: Shown) -> list[int]:
@@ -117,30 +118,42 @@ def write_frames(column: str, items: Sequence[Shown]) -> None:
         dataset = item.dataset
         record = dataset.record(item.sample, column)
         stored = (int(record["height"]), int(record["width"]))
-        boxes, size = item.boxes(), item.size
+        boxes, buffers = item.boxes(), dict[tuple[int, int], Pixels]()
         image = np.empty((*stored, 3), np.uint8)
-        resized = image if size == stored else np.empty((*size, 3), np.uint8)
         for (number, shown_at), data in zip(places.items(), jpegs, strict=True):
             try:
                 jpeg.decode(data, out=image)
             except ValueError:
                 dataset.frames(item.sample, [number], column=column)  # raises the error that names shard and key
                 raise
-            if resized is not image:
-                cv2.resize(image, size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
-            for v, t in shown_at:
-                _cut(resized[boxes[v]], item.out[v, t])
+            _show(item, image, shown_at, boxes, buffers)
+
+
+def _show(
+    item: Shown,
+    image: Pixels,
+    shown_at: Sequence[tuple[int, int]],
+    boxes: Sequence[tuple[slice, slice]],
+    buffers: dict[tuple[int, int], Pixels],
+) -> None:
+    """Show a frame wherever it is shown; resized once for neighbouring clips of one size, into `buffers`."""
+    size, resized = image.shape[:2], image
+    for v, t in shown_at:
+        if item.sizes[v] != size:
+            size = item.sizes[v]
+            resized = image
+            if size != image.shape[:2]:
+                resized = cv2.resize(image, size[::-1], dst=buffers.get(size), interpolation=cv2.INTER_LINEAR)
+                buffers[size] = resized
+        _cut(resized[boxes[v]], item.out[v, t])
 
 
 def _write_decoded(column: str, item: Shown) -> None:
     """As `write_frames`, from an encoded video: one item at a time, for its frames are decoded at full size first."""
-    places, boxes, size = item.places(), item.boxes(), item.size
+    places, boxes, buffers = item.places(), item.boxes(), dict[tuple[int, int], Pixels]()
     images = item.dataset.frames(item.sample, list(places), column=column)
     for image, shown_at in zip(images, places.values(), strict=True):
-        same = image.shape[:2] == tuple(size)
-        resized = image if same else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-        for v, t in shown_at:
-            _cut(resized[boxes[v]], item.out[v, t])
+        _show(item, image, shown_at, boxes, buffers)
 
 
 def _read(column: str, items: Sequence[Shown], wanted: Sequence[Sequence[int]]) -> Sequence[list[memoryview]]:
@@ -170,7 +183,7 @@ def write_flow(column: str, items: Sequence[Shown]) -> None:
     found = _read(column, items, [stored(column, item) for item in items])
     for item, jpegs in zip(items, found, strict=True):
         dataset, fields = item.dataset, item.fields(column)
-        codec, boxes, size = dataset.codec(item.sample, column=column), item.boxes(), item.size
+        codec, boxes = dataset.codec(item.sample, column=column), item.boxes()
         data = iter(jpegs)
         for field, shown_at in fields.items():
             for channel in (0, 1):
@@ -179,9 +192,15 @@ def write_flow(column: str, items: Sequence[Shown]) -> None:
                 except (ValueError, DataError):
                     dataset.flow_planes(item.sample, [field], column=column)  # raises, naming shard and key
                     raise
-                if plane.shape != size:
-                    plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
-                if plane.dtype == np.uint16:
-                    plane = (plane.astype(np.int32) - 32768).astype(np.int16)
+                size: tuple[int, int] | None = None
                 for v, t in shown_at:
-                    item.out[v, t, ..., channel] = plane[boxes[v]]
+                    if item.sizes[v] != size:
+                        size = item.sizes[v]
+                        resized = _resized_plane(plane, size)
+                    item.out[v, t, ..., channel] = resized[boxes[v]]
+
+
+def _resized_plane(plane: Pixels, size: tuple[int, int]) -> Pixels:
+    if plane.shape != size:
+        plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return (plane.astype(np.int32) - 32768).astype(np.int16) if plane.dtype == np.uint16 else plane
