@@ -17,8 +17,9 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 
 from vidprep.clock import Clock, frame_rate
-from vidprep.probe import VideoInfo, check_readable, describe, header_rate, local_path, open_video
+from vidprep.probe import VideoInfo, describe, header_rate, open_video
 from vidprep.resize import Converter, Image, Resize
+from vidprep.sources import check_readable, source_name
 from vidprep.verdicts import BadVideo, Note, note
 
 # Seeking pays from here on, in seconds; it is trusted in containers with an index of key frames only.
@@ -79,7 +80,7 @@ def decode(
     """The frames of a video's best stream, in one pass: iterate over (image, time_us) pairs, once.
 
     Args:
-        path: a local file.
+        path: a file, the URL of one, or a member of a tar; see `vidprep.sources`.
         resize: stored size; None keeps the video's own.
         start, end: seconds from the beginning of the video; frames with start <= time < end.
         limit: end after this many frames.
@@ -91,7 +92,7 @@ def decode(
     One thread, so that a broken stream decodes to the same frames every time. Interlaced fields stay woven, alpha
     is dropped, pixels that are not square stay so.
     """
-    return Decoded(local_path(path), resize=resize, start=start, end=end, limit=limit)
+    return Decoded(source_name(path), resize=resize, start=start, end=end, limit=limit)
 
 
 class Decoded:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import av
 import av.container
@@ -17,10 +14,8 @@ import av.error
 import av.stream
 import av.video.stream
 
-from shards.errors import StorageError, UserError
+from vidprep.sources import check_readable, check_source, is_file, open_source, source_name
 from vidprep.verdicts import BadVideo
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +48,7 @@ def probe(path: str | Path) -> VideoInfo:
         BadVideo: the file is missing, empty, not a video, or has no video stream.
         StorageError: the file exists but cannot be read.
     """
-    name = local_path(path)
+    name = source_name(path)
     with open_video(name) as (container, stream):
         return describe(container, stream)
 
@@ -92,17 +87,19 @@ def open_video(name: str) -> Iterator[tuple[av.container.InputContainer, av.vide
 
     Several threads decode broken streams differently from run to run, and packing runs a process a core anyway.
     """
-    check_file(name)
-    try:
+    check_source(name)
+    with ExitStack() as stack:
         # "file:" keeps names with a colon from being taken for a protocol; the whitelist keeps playlists from
-        # reaching out to the network. Tags in other encodings than UTF-8 must not fail a video.
-        container = av.open(
-            f"file:{name}", metadata_errors="ignore", options={"protocol_whitelist": "file"}, timeout=None
-        )
-    except av.error.FFmpegError as error:
-        check_readable(name)
-        raise BadVideo("not-a-video", name, f"no demuxer can read it ({error.strerror})") from error
-    with container:
+        # reaching out to the network, and those that are no files from reaching files.
+        local = is_file(name)
+        source = f"file:{name}" if local else stack.enter_context(open_source(name))
+        options = {"protocol_whitelist": "file" if local else "none"}
+        try:
+            # Tags in other encodings than UTF-8 must not fail a video.
+            container = stack.enter_context(av.open(source, metadata_errors="ignore", options=options, timeout=None))
+        except av.error.FFmpegError as error:
+            check_readable(name)
+            raise BadVideo("not-a-video", name, f"no demuxer can read it ({error.strerror})") from error
         stream = _best_stream(container, name)
         stream.codec_context.thread_count = 1
         yield container, stream
@@ -121,60 +118,3 @@ def _best_stream(container: av.container.InputContainer, name: str) -> av.video.
     if context is None:
         raise BadVideo("unknown-codec", name, "this FFmpeg has no decoder for its codec")
     return chosen
-
-
-def local_path(path: str | Path) -> str:
-    """A path, or a `file://` URL as a path.
-
-    Raises:
-        UserError: another scheme.
-    """
-    text = str(path)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return unquote(parts.path)
-    raise UserError(
-        f"{text} is not a video this version can read: allowed are a local path or file:///path; "
-        "copy or mount the videos first, then vidprep pack --root DIR"
-    )
-
-
-def check_file(name: str) -> None:
-    """Look at the file itself, so that its faults are told from those of the disk.
-
-    Raises:
-        BadVideo: missing-file, empty-file, or not-a-video for what is not a regular file.
-        StorageError: the file is there but cannot be opened or read.
-    """
-    try:
-        status = os.stat(name)  # noqa: PTH116 - names may be no valid text; os takes them as they are
-        if not stat.S_ISREG(status.st_mode):
-            raise BadVideo("not-a-video", name, "it is a folder or device, not a file")
-        if status.st_size == 0:
-            raise BadVideo("empty-file", name, "it has 0 bytes")
-        with Path(name).open("rb", buffering=0) as file:
-            file.read(1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadVideo("missing-file", name, "there is no such file") from error
-    except OSError as error:
-        raise StorageError(
-            f"cannot read {name}: {error.strerror or error}; mend that, then run the same command again"
-        ) from error
-
-
-def check_readable(name: str) -> None:
-    """Read the whole file once: after FFmpeg has failed, this tells a broken file from a broken disk.
-
-    Raises:
-        StorageError: reading fails.
-    """
-    try:
-        with Path(name).open("rb", buffering=0) as file:
-            while file.read(_BLOCK):
-                pass
-    except OSError as error:
-        raise StorageError(
-            f"cannot read {name}: {error.strerror or error}; mend that, then run the same command again"
-        ) from error

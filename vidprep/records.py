@@ -23,8 +23,8 @@ class Video:
 
     Attributes:
         key: unique name in the data set: no dots, slashes or white space, at most 100 bytes.
-        path: where the file is, relative to `root`, with `/` between folders.
-        root: absolute folder or URL. May be left out in a manifest line: the manifest's own folder.
+        path: where the file is, relative to `root`, with `/` between folders; `a.tar!b.mp4` is the file b.mp4 in a tar.
+        root: absolute folder or URL, or a tar with `!`. May be left out in a manifest line: the manifest's own folder.
         label: class name; `label_index`: its number in the class table.
         splits: named splits the video belongs to.
         group: videos of one group (source video, person) should not stand on both sides of a split.

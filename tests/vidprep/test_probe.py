@@ -12,7 +12,8 @@ import pytest
 from shards.errors import StorageError, UserError
 from tests.vidprep.clips import noise_frames, write_clip, write_sound
 from vidprep.decode import decode
-from vidprep.probe import check_readable, probe
+from vidprep.probe import probe
+from vidprep.sources import check_readable
 from vidprep.verdicts import BAD, WARNINGS, BadVideo, repair
 
 
@@ -93,8 +94,8 @@ def test_a_read_error_behind_a_failed_open_is_no_verdict(tmp_path: Path, monkeyp
 
 
 def test_other_schemes_say_what_to_do() -> None:
-    with pytest.raises(UserError, match=r"s3://bucket/a\.mp4.*--root"):
-        list(decode("s3://bucket/a.mp4"))
+    with pytest.raises(UserError, match=r"ftp://host/a\.mp4.*--root"):
+        list(decode("ftp://host/a.mp4"))
 
 
 def test_repairs_are_ready_for_a_shell() -> None:

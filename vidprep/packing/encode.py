@@ -15,9 +15,9 @@ from shards.errors import StorageError
 from shards.keys import segment_key
 from vidprep.decode import Facts, Picture, decode
 from vidprep.packing.options import PackOptions
-from vidprep.probe import local_path
 from vidprep.records import Video
 from vidprep.resample import resample
+from vidprep.sources import source_name
 from vidprep.verdicts import BadVideo, Note
 
 _REPORT_EVERY = 32  # frames
@@ -123,8 +123,11 @@ def samples(video: Video, encoded: Encoded, options: PackOptions) -> Iterator[Sa
 
 def _check_root(video: Video) -> None:
     """A missing file is the video's fault only where its root is there, and is no empty mount point."""
+    root, reason = source_name(video.root), None
+    if "://" in root or root.rstrip("/").endswith(".tar!"):
+        return  # a store that can be reached has told that there is no such object
     try:
-        with os.scandir(local_path(video.root)) as found:
+        with os.scandir(root) as found:
             reason = None if next(found, None) is not None else "it is empty"
     except OSError as error:
         reason = error.strerror or str(error)

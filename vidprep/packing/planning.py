@@ -105,7 +105,7 @@ def root_now(root: str | Path) -> str:
     if "://" in str(root):
         return str(root)
     folder = Path(root).expanduser().absolute()
-    if not folder.is_dir():
+    if not folder.is_dir() and not (folder.name.endswith(".tar!") and Path(str(folder)[:-1]).is_file()):
         raise UserError(f"--root {folder} is not a folder; give the folder that the manifest's paths start from")
     return str(folder)
 
