@@ -35,6 +35,7 @@ _MINUTES = 240
 _REQUEUES = 1000
 _COMMAND_SECONDS = 60
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_ENDED = re.compile("Invalid job id|already complet", re.IGNORECASE)  # scancel, of a job that is over
 # Parameters that submitit knows; others go to sbatch as they are.
 _KNOWN = frozenset(
     {"partition", "nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "gpus_per_task", "qos"}
@@ -111,13 +112,16 @@ class PartOfJob:
 
 @dataclass(frozen=True)
 class FinishJob:
-    """What follows the array."""
+    """What follows the array. `last`: of the submission."""
 
     job: Job
+    last: bool
 
     def __call__(self) -> str:
         report = str(finish(self.job, began=0, now=0))
         _log({"event": "done", "message": report})
+        if self.last:
+            _forget(open_storage(self.job.url))
         return report
 
     def checkpoint(self) -> Any:
@@ -159,7 +163,7 @@ def submit(jobs: Sequence[Job], slurm: SlurmOptions) -> list[Submitted]:
             _keep(storage, done)
         executor = submitit.SlurmExecutor(folder=slurm.folder.absolute() / "%j", max_num_timeout=_REQUEUES)
         executor.update_parameters(**slurm.submitit(f"vidprep-{job.column}-finalize"), **_after(ids))
-        found = executor.submit(FinishJob(_sized(job, slurm))).job_id
+        found = executor.submit(FinishJob(_sized(job, slurm), last=job is jobs[-1])).job_id
         done.append(Submitted(id=found, what=f"{job.column} finalize"))
         _keep(storage, done)
         before = [found]
@@ -211,12 +215,17 @@ def cancel(url: str | Path) -> list[Submitted]:
     found = submissions(storage)
     if found:
         _check_slurm()
-        _call(["scancel", *(it.id for it in found)])
+        for it in found:
+            try:
+                _call(["scancel", it.id])
+            except UserError as error:
+                if not _ENDED.search(str(error)):
+                    raise
         storage.remove(JOBS)
     return found
 
 
-def forget(storage: Storage) -> None:
+def _forget(storage: Storage) -> None:
     """Remove the list of submissions, once all they were for is done."""
     if storage.exists(JOBS):
         storage.remove(JOBS)
