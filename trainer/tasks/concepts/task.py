@@ -133,7 +133,7 @@ class Concepts(Task):
             self._scores = outputs.scores.detach()
         local_on = self._epoch >= self.options.local_from
         with torch.autocast(pooled_B6D.device.type, enabled=False):
-            parts = self.losses(outputs, pooled_B6D)
+            parts = self.pooled_losses(outputs, pooled_B6D)
         parts["local_loss"] = self.local_loss(outputs.scores, map_B6DTHW) if local_on else self._unused()
         options = self.options
         weights = {
@@ -160,8 +160,8 @@ class Concepts(Task):
             wrap=self.options.first_difference == "wrap",
         )
 
-    def losses(self, outputs: Outputs, pooled_B6D: Tensor) -> dict[str, Tensor]:
-        """All losses but the local one, before their weights."""
+    def pooled_losses(self, outputs: Outputs, pooled_B6D: Tensor) -> dict[str, Tensor]:
+        """The losses of pooled features: all but the local one, before their weights."""
         return {
             "instance_loss": self._instance(outputs.instance),
             "alignment_loss": self._alignment(outputs.scores),
