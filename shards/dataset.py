@@ -284,8 +284,9 @@ class Dataset:
         return self._reader(column).times_us(self._number(i))
 
     def spans(self, i: int, wanted: Frames, *, column: str | None = None) -> tuple[int, list[Span]]:
-        """Number of a sample's shard, and (offset, size) in its tar of what is read for these frames, ascending."""
-        i, reader = self._number(i), self._reader(column)
+        """Number of a sample's shard, and (offset, size) in its tar of what reading these images (of a flow column:
+        planes; of a table: number 0) reads, ascending."""
+        reader, i = self._reader(column), self._number(i)
         return reader.spans(i, self._records(reader, i, wanted))
 
     def tar_sizes(self, column: str) -> npt.NDArray[np.int64]:

@@ -16,12 +16,14 @@ from shards.mixture import Mixture, open_data
 from shards.spec import ClipSpec
 from tests.tiny import build_dataset
 from tests.trainer.toys import toy_recipe
+from tests.vidprep.foreign.tars import video_samples, write_tar
 from trainer.data.forecast import forecast
 from trainer.data.jobs import parts_of
 from trainer.data.loader import Loader
 from trainer.data.shard_use import Cluster, window_that_fits
 from trainer.data.simulate import simulate
 from vidprep.derive import add_flow, add_labels
+from vidprep.foreign.indexing import index_shards
 
 Make = Callable[..., Path]
 SPEC = ClipSpec(frames=5, strides=(1, 2, 3), clips=2, crop=16)
@@ -85,6 +87,16 @@ def test_all_columns_are_counted(columns: Path, spec: ClipSpec) -> None:
     options: dict[str, Any] = {"batch": 6, "steps": 3, "seed": 1, "repeats": 2, "clips_per_read": 2}
     found = forecast(open_data(columns), spec, Cluster(ranks=3), **options)
     assert (found.reads, found.bytes) == measured(columns, spec, ranks=3, **options)
+
+
+def test_encoded_videos_of_others_are_counted(tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    write_tar(tars / "0.tar", video_samples(tmp_path, range(3)))
+    index_shards([tars], workers=1)
+    spec = ClipSpec(frames=4, strides=(1, 3), crop=24)
+    options: dict[str, Any] = {"batch": 4, "steps": 3, "repeats": 2, "clips_per_read": 2}
+    found = forecast(open_data(tars), spec, Cluster(), **options)
+    assert (found.reads, found.bytes) == measured(tars, spec, ranks=1, **options)
 
 
 def test_mixtures_are_counted(url: Path, tiny_dataset: Make) -> None:
