@@ -126,7 +126,7 @@ class _Sums:
 
 
 def _ratio(dot: float, a: float, b: float) -> float:
-    return dot / (a * b) ** 0.5 if a > 0 and b > 0 else 0.0
+    return float(dot / (a * b) ** 0.5) if a > 0 and b > 0 else 0.0
 
 
 def _detailed(first: GetThumbs, second: GetThumbs, found: Likeness, lengths: tuple[float, float]) -> float:
