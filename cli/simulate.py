@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Loader processes of each.")
 @click.option("--batch", type=click.IntRange(min=1), help="Videos per step, all ranks together.  [the recipe's, or 32]")
 @click.option("--shuffle", metavar="KIND", help="full, blocks:K or none.  [the recipe's, or full]")
-@click.option("--cache", metavar="SIZE", help="A cache of whole shards on each machine: 200GB.  [none]")
+@click.option("--cache", metavar="SIZE", help="A cache of whole shards on each machine: 200GB.  [the storage's]")
 @click.option("--gap", metavar="SIZE", help="Read along what lies between ranges, up to this.  [as the storage does]")
 @click.option("--recipe", metavar="NAME|FILE", help="Count the clips of this recipe.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")

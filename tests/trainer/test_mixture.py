@@ -81,6 +81,8 @@ def test_data_sets_that_do_not_go_together_are_named(mixed: Mixture, tiny_datase
 def test_every_sample_once_without_weights(mixed: Mixture) -> None:
     loader = Loader(mixed, SPEC, batch=4, shuffle="none", weighted=False, workers=0)
     assert torch.cat([batch.sample for batch in loader.epoch()]).tolist() == list(range(14))
+    with pytest.raises(ValueError, match="weighted=False"):
+        Loader(mixed, SPEC, batch=4, workers=0).epoch()
 
 
 def test_training_on_a_mixture_and_going_on(tiny_dataset: Make, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def forecast(
     scale = count * batch / counted
     held = shards_of(job)
     sizes = sizes_of(job)
+    capacity = cluster.cache if cluster.cache is not None else _own_cache(job)
     return Forecast(
         samples=len(job.samples),
         shards=len(held),
@@ -119,7 +120,7 @@ def forecast(
         reads=round(reads * scale),
         bytes=round(size * scale),
         working_set=working_set(job, shuffle),
-        cached=None if cluster.cache is None else cached(job, cluster, count, sizes, cluster.cache),
+        cached=None if capacity is None else cached(job, cluster, count, sizes, capacity),
         quality=quality_of(data, job, count),
     )
 
@@ -147,6 +148,13 @@ def _ranges(job: Job, cluster: Cluster, steps: int) -> tuple[int, int, int]:
                 for part, sample in {(row.part, row.sample) for row in rows}:
                     asked += merged(job.parts[part], sample, [0], job.spec.table)
     return len(chosen) * job.batch, len(asked), sum(run.size for run in asked)
+
+
+def _own_cache(job: Job) -> int | None:
+    """The size of the cache that the storage of the data is told to use."""
+    found = [getattr(part.storage, "options", None) for part in job.parts]
+    sizes = [options.cache_size for options in found if isinstance(options, StorageOptions) and options.cache]
+    return min(sizes, default=None)
 
 
 def _merging(dataset: Dataset, cluster: Cluster) -> Callable[[Sequence[Span]], list[Run]]:

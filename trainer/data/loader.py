@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.blend import Blend
 from shards.dataset import Dataset
 from shards.errors import UserError
 from shards.mixture import Mixture
@@ -130,7 +131,10 @@ class Loader:
 
     def epoch(self) -> Iterator[Batch]:
         """The first epoch's items, each once: every batch but the last is full, and ranks with an empty share of the
-        last batch yield one less. Without shuffling, the selection in order. Errors as `batches`."""
+        last batch yield one less. Without shuffling, the selection in order. Errors as `batches`; of a mixture with
+        weights there is no such epoch (ValueError)."""
+        if isinstance(self._order, Blend):
+            raise ValueError("the samples of a mixture come once each only with weighted=False")
         batches = -(-self.epoch_length // self._job.batch)
         full = self._rows(batches - 1, self.epoch_length) > 0
         return self._iterate(0, batches if full else batches - 1, self.epoch_length)

@@ -22,7 +22,7 @@ class Cluster:
     Args:
         ranks: processes that train, shared out evenly to `nodes`.
         workers: loader processes of each, which work on as many batches at once.
-        cache: bytes of whole shards that a node keeps; None: frames are read where they are.
+        cache: bytes of whole shards that a node keeps; None: as the storage is told, which may be no cache.
         gap: bytes between two wanted ranges that are read along with them; None: as the data set's storage does.
         measured: items whose reads are counted one by one; beyond, batches that are spread evenly stand for all.
     """
