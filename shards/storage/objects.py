@@ -213,9 +213,9 @@ class ObjectStorage:
         return CachedReader(self._cache, origin, self.stats, fits=self._what_fits)
 
     def _what_fits(self) -> str:
-        """The setting with which the cache holds what training uses: windows of shards, two of them at a change."""
+        """The setting with which the cache holds what training uses: a window of shards, and one more at a change."""
         shard = sum(max(sizes.values()) for sizes in list(self._shard_sizes.values()))
-        blocks = self.options.cache_size // shard // 2
+        blocks = self.options.cache_size // shard - 1
         if blocks < 1:
             return f"two shards need --storage cache_size={2 * shard}"
         return (

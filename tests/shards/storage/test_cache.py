@@ -72,7 +72,7 @@ def test_the_limit_is_kept_and_what_was_used_longest_ago_goes(shards: str, tmp_p
 def test_what_was_evicted_is_fetched_again_with_a_word_on_what_fits(shards: str, tmp_path: Path) -> None:
     storage = _open(shards, tmp_path / "cache", 4.5)
     readers = [storage.open(name) for name in NAMES]
-    with pytest.warns(UserWarning, match=r"too small .* --set data\.shuffle=blocks:2 fits"):
+    with pytest.warns(UserWarning, match=r"too small .* --set data\.shuffle=blocks:3 fits"):
         assert readers[0].read(0, 64) == content(NAMES[0])[:64]
     with pytest.raises(UserError, match=r"more than the cache in .* may take .* cache_size=2097152"):
         _open(shards, tmp_path / "other", 0.5).open(NAMES[0])
