@@ -25,6 +25,7 @@ from vidprep.derive import add_flow, add_labels, flow_maker, label_maker
 from vidprep.pack import pack
 from vidprep.runs import OnEvent, ignore
 
+_MAKERS = ("vidprep flow", "vidprep labels")
 _MEASURED = ("quality", "numbers")  # parameters that follow from the others
 
 
@@ -114,11 +115,8 @@ def _remaker(
 ) -> Callable[[], object] | str:
     """What computes lost shards of a derived column again, or why that cannot be done."""
     column = meta.columns[name]
-    broken = [s for s in column.sources if s not in meta.columns or not _whole(storage, meta, s)]
-    if broken:
-        return f"it was made from {', '.join(broken)}, which is to be mended first"
-    if stale := stale_sources(storage, meta, name):
-        return f"it is stale: {', '.join(stale)} changed since"
+    if why := _broken_sources(storage, meta, name):
+        return why
     given = {key: value for key, value in column.parameters.items() if key not in _MEASURED}
     sources = dict(zip(("rgb", "flow"), _by_planes(meta, column), strict=False))
     table = not COLUMNS[column.kind].framed
@@ -142,6 +140,18 @@ def _remaker(
     if table:
         return lambda: add_labels(storage.url, column=name, workers=workers, on_event=tell, **given)
     return lambda: add_flow(storage.url, column=name, workers=workers, on_event=tell, **given)
+
+
+def _broken_sources(storage: Storage, meta: Meta, name: str) -> str:
+    """Why a column cannot be computed again from what there is; empty where it can."""
+    column = meta.columns[name]
+    if column.producer not in _MAKERS:
+        return f"its shards come from {column.producer}"
+    if broken := [s for s in column.sources if s not in meta.columns or not _whole(storage, meta, s)]:
+        return f"it was made from {', '.join(broken)}, which is to be mended first"
+    if stale := stale_sources(storage, meta, name):
+        return f"it is stale: {', '.join(stale)} changed since"
+    return ""
 
 
 def _whole(storage: Storage, meta: Meta, name: str) -> bool:

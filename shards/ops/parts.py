@@ -156,7 +156,8 @@ def _join_column(parts: Sequence[Part], name: str, order: Sequence[str], *, prod
     return ColumnMeta(
         kind=first.kind,
         folder=name,
-        producer=first.producer if first.sources else producer,
+        # With a source left out the command that made it cannot make it again.
+        producer=first.producer if first.sources and set(first.sources) <= set(order) else producer,
         parameters=parameters,
         sources={source: "" for source in first.sources if source in order},
     )
