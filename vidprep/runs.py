@@ -9,6 +9,7 @@ at them, and takes over those of a run that was lost.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -289,6 +290,17 @@ def announce(receipt: Receipt, tell: OnEvent) -> None:
             "bytes": receipt.tar_size,
         }
     )
+
+
+def how_it_ran(began: float, cpu: float) -> dict[str, Any]:
+    """The `run` block of a receipt: from `time.time()` and `time.process_time()` when the shard was begun."""
+    return {
+        "began": round(began, 3),
+        "seconds": round(time.time() - began, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+        "host": platform.node(),
+        "process": os.getpid(),
+    }
 
 
 def worker_count(asked: int | None) -> int:

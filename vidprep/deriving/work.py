@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from shards.procs import notify
 from shards.receipts import Receipt, Verdict, package_versions, read_receipt
 from shards.tarwriter import ShardWriter
 from vidprep.farm.scratch import through
-from vidprep.runs import Progress
+from vidprep.runs import Progress, how_it_ran
 
 
 class BadSample(UserError):  # noqa: N818 - the sample is what is wrong, not the program
@@ -98,7 +97,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
         DataError: a source is damaged.
         StorageError: it cannot be read or the shard cannot be written.
     """
-    began, dataset, maker = time.time(), task.dataset, task.maker
+    began, cpu, dataset, maker = time.time(), time.process_time(), task.dataset, task.maker
     samples = shard_samples(dataset, task.shard)
     verdicts: list[Verdict] = []
     frames = 0
@@ -133,7 +132,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
             writer.add(at.key, made.info, made.payload, fps=fps, size=size, times_us=made.times_us)
             frames += int(record["frames"])
         notify(Progress(shard=task.shard, item=None, items=len(samples), frames=frames))
-        run = {"began": round(began, 3), "seconds": round(time.time() - began, 3), "host": platform.node()}
+        run = how_it_ran(began, cpu)
         return writer.finish(verdicts=verdicts, run=run)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from vidprep.farm.scratch import through
 from vidprep.packing.encode import Encoded, encode, samples
 from vidprep.packing.options import PackOptions
 from vidprep.records import Video
-from vidprep.runs import Progress
+from vidprep.runs import Progress, how_it_ran
 from vidprep.verdicts import BadVideo
 
 FOLDER = "rgb"
@@ -53,7 +52,7 @@ def pack_shard(task: ShardTask) -> Receipt:
     Raises:
         StorageError: videos cannot be read or the shard cannot be written.
     """
-    began, options = time.time(), task.options
+    began, cpu, options = time.time(), time.process_time(), task.options
     verdicts: list[Verdict] = []
     frames = 0
     with ShardWriter(
@@ -86,7 +85,7 @@ def pack_shard(task: ShardTask) -> Receipt:
                 )
             frames += len(encoded.frames)
         notify(Progress(shard=task.shard, item=None, items=len(task.videos), frames=frames))
-        run = {"began": round(began, 3), "seconds": round(time.time() - began, 3), "host": platform.node()}
+        run = how_it_ran(began, cpu)
         return writer.finish(verdicts=verdicts, run=run)
 
 
