@@ -51,6 +51,8 @@ _COMMANDS: Mapping[str, _Entry] = {
     "train": _Entry("Train", "cli.train:train", "Pretrain a backbone by a recipe."),
     "simulate": _Entry("Train", "cli.simulate:simulate", "Tell what training will read, without training."),
     "recipes": _Entry("Train", "cli.train:recipes", "List and show recipes."),
+    "convert": _Entry("Train", "cli.weights:convert", "Make a published checkpoint a weights file."),
+    "export-weights": _Entry("Train", "cli.weights:export_weights", "Write a backbone as TorchScript or ONNX."),
     "evaluate": _Entry("Train", "cli.evaluate:evaluate", "Measure how good the features are."),
     "report": _Entry("Train", "cli.report:report", "Write a report of runs."),
 }

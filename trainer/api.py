@@ -48,6 +48,18 @@ def find_weights(run_or_weights: str | Path) -> Path:
     raise UserError(f"{path} {why}: it has no {WEIGHTS}. Give a run folder of vidprep train, or a weights file")
 
 
+def clip_size(run_or_weights: str | Path) -> tuple[int, int, int] | None:
+    """(T,H,W) of the clips that a run was trained on; None if there is no recipe, or no one size."""
+    path = Path(run_or_weights)
+    if not (path / RECIPE).is_file():
+        return None
+    data = load_recipe(str(path / RECIPE)).data
+    if data.crop is None:
+        return None
+    height, width = (data.crop, data.crop) if isinstance(data.crop, int) else data.crop
+    return data.frames, height, width
+
+
 def init_backbone(backbone: Backbone, run_or_weights: str | Path) -> str:
     """Load weights into a backbone of the same make; returns a line that says what was matched.
 

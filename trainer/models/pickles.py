@@ -1,0 +1,105 @@
+"""State dicts out of PyTorch checkpoints, without running any code that a file may carry."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from shards.errors import StorageError, UserError
+
+_ENTRIES = ("state_dict", "model", "model_state_dict", "model_state")
+_DAMAGED = (
+    struct.error,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint: of its entry `state_dict` or `model`, or the file itself.
+
+    A PyTorch file is read with `weights_only`: tensors, numbers, text and lists of them. NumPy numbers, such as a best
+    accuracy, are common in checkpoints and allowed.
+
+    Raises:
+        UserError: the file holds anything else, is damaged, or has no state dict.
+        StorageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(16)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if first[8:9] == b"{":
+        return _safetensors(path)
+    return state_of(_load(path), what=str(path))
+
+
+def state_of(content: Any, *, what: str) -> dict[str, Tensor]:
+    """The state dict in a checkpoint's content.
+
+    Raises:
+        UserError: there is none, or it holds something that is no tensor.
+    """
+    entry = next((name for name in _ENTRIES if isinstance(content, Mapping) and _is_mapping(content, name)), None)
+    state = content if entry is None else content[entry]
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        held = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            held = f"a dict with {', '.join(map(str, list(content)[:8])) or 'nothing'}"
+        raise UserError(f"{what} has no state dict: it holds {held}; looked for {', '.join(_ENTRIES)}")
+    other = [f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise UserError(f"{what}: these entries of the state dict are no tensors: {', '.join(other[:5])}")
+    return {str(key): value for key, value in state.items()}
+
+
+def _is_mapping(content: Mapping[Any, Any], name: str) -> bool:
+    return isinstance(content.get(name), Mapping)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is a damaged safetensors file ({error}); fetch it again") from error
+
+
+def _load(path: Path) -> Any:
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")]
+    safe = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    try:
+        with torch.serialization.safe_globals(safe):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = _first_line(str(error).partition("WeightsUnpickler error:")[2]) or _first_line(str(error))
+        raise UserError(
+            f"{path} is damaged or holds more than tensors and numbers, and nothing that a file brings along is run: "
+            f"{named}. If you trust whoever made it, load it where its code is installed and save its state dict "
+            "alone: torch.save(checkpoint['state_dict'], NEW)"
+        ) from error
+    except _DAMAGED as error:
+        why = _first_line(str(error)) or type(error).__name__
+        raise UserError(
+            f"{path} is not a PyTorch checkpoint or safetensors file, or a damaged one ({why}); fetch it again"
+        ) from error
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
