@@ -71,6 +71,7 @@ def repair(
     found = mend(url, other=other)
     mended, advice = list(found.mended), []
     storage = open_storage(url)
+    unmade: dict[str, set[int]] = {}
     for name in column_order(read_meta(storage), None):
         lost = [it for it in found.lost if it.column == name]
         if not lost:
@@ -78,12 +79,15 @@ def repair(
         meta = read_meta(storage)
         column = meta.columns[name]
         make: Callable[[], object] | str
-        if column.sources:
+        if blocked := [s for s in column.sources if unmade.get(s, set()) & {it.shard for it in lost}]:
+            make = f"it was made from {', '.join(blocked)}, which is to be mended first"
+        elif column.sources:
             make = _remaker(storage, meta, name, workers=workers, tell=tell)
         else:
             make = _packer(storage, column, manifest, root=root, workers=workers, tell=tell)
         if isinstance(make, str):
             advice.append(_advice(storage, column, lost, make))
+            unmade[name] = {it.shard for it in lost}
             continue
         _again(storage, column, lost, make)
         how = f"computed again from {', '.join(column.sources)}" if column.sources else f"packed again from {manifest}"
@@ -156,7 +160,9 @@ def _broken_sources(storage: Storage, meta: Meta, name: str) -> str:
 
 def _whole(storage: Storage, meta: Meta, name: str) -> bool:
     folder = meta.columns[name].folder
-    return all(has_receipt(storage, folder, shard) for shard in range(meta.shards))
+    return storage.exists(f"{folder}/index.bin") and all(
+        has_receipt(storage, folder, shard) for shard in range(meta.shards)
+    )
 
 
 def _by_planes(meta: Meta, column: ColumnMeta) -> list[str]:

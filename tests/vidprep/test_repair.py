@@ -79,6 +79,23 @@ def test_frames_are_packed_again(packed: Path, dest: Path) -> None:
     assert bytes_of(dest) == bytes_of(packed / "data")
 
 
+def test_what_depends_on_lost_frames_waits_for_them(packed: Path, dest: Path) -> None:
+    """Of flow, shard 0 needs lost frames, shard 1 does not; with the frames' copy everything is mended."""
+    flip(dest / "rgb/000000.tar", 3000)
+    flip(dest / "flow/000000.tar", 2000)
+    flip(dest / "statistics/000001.tar", 2000)
+    report = repair(dest, workers=1)
+    assert [it.file for it in report.mended] == ["statistics/000001.tar"]
+    assert [line.partition(":")[0] for line in report.advice] == ["rgb", "flow"]
+    assert "made from rgb, which is to be mended first" in report.advice[1]
+    (packed / "only").mkdir()
+    for name in ("rgb", "dataset.json", "plan.jsonl", "samples.jsonl", "samples.bin"):
+        (packed / "only" / name).symlink_to(packed / "data" / name)
+    report = repair(dest, other=packed / "only", workers=1)
+    assert [it.file for it in report.mended] == ["rgb/000000.tar", "flow/000000.tar"]
+    assert bytes_of(dest) == bytes_of(packed / "data")
+
+
 def test_a_repair_that_fails_leaves_what_there_was(packed: Path, dest: Path, tmp_path: Path) -> None:
     flip(dest / "rgb/000000.tar", 3000)
     before = bytes_of(dest), (dest / "rgb/000000.json").read_bytes()
