@@ -221,14 +221,13 @@ class ColumnReader:
             raise self.damaged(number, None, str(error)) from error
         if tar.size != record["tar_size"]:
             raise self.damaged(number, None, f"it has {tar.size} bytes instead of {record['tar_size']}")
-        tries = 1 + (_REREADS if tar.doubt() else 0)
-        while True:
-            tries -= 1
+        for last in (*(False,) * _REREADS, True):
             try:
                 return OpenShard(tar, self._index(number), frames_at(int(record["samples"])), info)
             except DataError as error:
-                if not tries:
+                if last or not self._storage.forget(f"{stem(self._folder, number)}.idx"):
                     raise self.damaged(number, None, str(error)) from error
+        raise AssertionError("the last try returns or raises")
 
     def _index(self, number: int) -> ShardIndex:
         """The index of a shard. Raises DataError: it is damaged, or not of this data set."""

@@ -126,6 +126,10 @@ class Storage(Protocol):
         """The object's bytes as a read-only array, in memory only where touched. Raises MissingError."""
         ...
 
+    def forget(self, name: str) -> bool:
+        """Drop kept copies of an object that proved damaged. Whether reading it again may help."""
+        ...
+
     def create(self, name: str) -> Writing:
         """A new object, visible when published."""
         ...

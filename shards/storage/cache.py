@@ -68,15 +68,21 @@ class Cache:
             UserError: the entry alone is larger than the limit.
             StorageError: it cannot be fetched or kept.
         """
-        name = f"{origin.address}\n{origin.version}\n{origin.size}"
-        stem = hashlib.sha256(name.encode()).hexdigest()[:40]
-        path = self.folder / f"{stem}{_DATA}"
+        path = self._place(origin)
         while not _touch(path):
             try:
-                self._fetch(origin, self.folder / f"{stem}{_PART}", path)
+                self._fetch(origin, path.with_suffix(_PART), path)
             except OSError as error:
                 raise self._unusable(error) from error
         return path
+
+    def drop(self, origin: Origin) -> None:
+        """Remove an entry; harmless where there is none."""
+        self._place(origin).unlink(missing_ok=True)
+
+    def _place(self, origin: Origin) -> Path:
+        name = f"{origin.address}\n{origin.version}\n{origin.size}"
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}{_DATA}"
 
     def _fetch(self, origin: Origin, part: Path, path: Path) -> None:
         """Make the entry, or wait for the process that makes it."""

@@ -47,6 +47,8 @@ class Client:
         # Reads, and what is small, are tried again here, from the last byte on; uploads of parts in the client itself.
         self._store = connect(bucket, options, retries=0)
         self._uploads = connect(bucket, options, retries=10)
+        self._reached = False  # whether the bucket is known to exist
+        self.writable: set[str] = set()  # folders that are known to be
         # Two pools, so that calls which wait for requests never keep requests from being made.
         self._pool, self._calls = (ThreadPoolExecutor(options.requests, name) for name in ("requests", "reads"))
 
@@ -54,9 +56,14 @@ class Client:
         """`sure`: it must exist, so that an answer to the contrary is asked for again for a while."""
         try:
             meta = self._try(lambda: obstore.head(self._store, key), key, "read", sure=sure)
-        except (MissingError, StorageError) as error:
-            if status_of(error.__cause__ or error) in (403, 404) or isinstance(error, MissingError):
-                self._why_not(key, error)
+        except MissingError:
+            if not self._reached:
+                self._why_not(key)
+                self._reached = True
+            raise
+        except StorageError as error:
+            if error.__cause__ is not None and status_of(error.__cause__) == 403:
+                self._why_not(key)
             raise
         return Found(int(meta["size"]), str(meta["e_tag"] or ""))
 
@@ -145,6 +152,16 @@ class Client:
         """Copy within the store; with `create` an existing target is a FileExistsError."""
         self._try(lambda: obstore.copy(self._uploads, source, target, overwrite=not create), target, "write")
 
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """Whether an object has these contents; reads all of it."""
+        found, digest, stats = self.head(key, sure=True), hashlib.sha256(), ReadStats()
+        if found.size != size:
+            return False
+        for start in range(0, size, self.options.part):
+            part = min(self.options.part, size - start)
+            digest.update(self.read_range(key, start, part, stats, etag=found.etag))
+        return digest.hexdigest() == sha256
+
     def delete(self, key: str) -> None:
         self._try(lambda: obstore.delete(self._store, key), key, "remove")
 
@@ -205,7 +222,9 @@ class Client:
         patience = Patience(self.options.timeout, sure=sure)
         while True:
             try:
-                return action()
+                found = action()
+                self._reached = True
+                return found
             except AlreadyExistsError as error:
                 raise FileExistsError(f"{self._url(key)} exists") from error
             except _ERRORS as error:
@@ -218,7 +237,7 @@ class Client:
     def _explain(self, error: Exception, key: str, doing: str) -> StorageError:
         return explain(error, scheme=self.bucket.scheme, place=self.bucket.url, what=self._url(key), doing=doing)
 
-    def _why_not(self, key: str, error: StorageError) -> None:
+    def _why_not(self, key: str) -> None:
         """Raise what an answer without body, as to HEAD, leaves open: whether the bucket or the object is missing, and
         whether the credentials or the rights are wrong."""
         try:

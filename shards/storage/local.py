@@ -93,6 +93,9 @@ class LocalStorage:
         except OSError as error:
             raise _cannot_read(self.root / name, error) from error
 
+    def forget(self, name: str) -> bool:
+        return False
+
     def create(self, name: str) -> Aside:
         return Aside(self.root / name)
 

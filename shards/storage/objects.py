@@ -55,7 +55,6 @@ class ObjectStorage:
         self.lists = parts.scheme not in ("http", "https")
         self._environment = environment()
         self._published: set[str] = set()
-        self._writable = False
         self._shard_sizes: dict[str, dict[str, int]] = {}
 
     def __reduce__(self) -> tuple[type[ObjectStorage], tuple[str, StorageOptions]]:
@@ -124,6 +123,12 @@ class ObjectStorage:
         finally:
             path.unlink()
 
+    def forget(self, name: str) -> bool:
+        if self._cache is not None:
+            with suppress(MissingError):
+                self._cache.drop(_Origin(self, name, self.head(name)))
+        return True
+
     def create(self, name: str) -> Writing:
         self._refuse_read_only(name)
         self._check_writable()
@@ -154,13 +159,12 @@ class ObjectStorage:
         runs = coalesce(spans, gap=self.options.gap, largest=self.options.part)
         key = self.key(name)
         calls = [partial(store.read_range, key, run.start, run.size, self.stats, etag=etag) for run in runs]
-        found: list[Buffer] = [b""] * len(spans)
+        found: list[list[Buffer]] = [[] for _ in spans]
         for run, data in zip(runs, store.together(calls), strict=True):
             view = memoryview(data)
             for number, start, size in run.members:
-                part = view[start - run.start : start - run.start + size]
-                found[number] = part if not found[number] else bytes(found[number]) + part
-        return found
+                found[number].append(view[start - run.start : start - run.start + size])
+        return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in found]
 
     def download(self, name: str, found: Found, file: int) -> None:
         """Write a whole object into an open file."""
@@ -231,15 +235,16 @@ class ObjectStorage:
             )
 
     def _check_writable(self) -> None:
-        """Find out before hours of work whether this place can be written. Once for every storage."""
-        if self._writable:
+        """Find out before hours of work whether this place can be written. Once in every process."""
+        store = self._client()
+        if self._prefix in store.writable:
             return
         name = f".{secrets.token_hex(6)}.part"
-        store, key = self._client(), self.key(name)
+        key = self.key(name)
         store.put(key, b"\n", create=False, sha256="")
         with suppress(StorageError):  # a right to write need not be one to remove
             store.delete(key)
-        self._writable = True
+        store.writable.add(self._prefix)
 
 
 class ObjectReader:

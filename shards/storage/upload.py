@@ -74,7 +74,7 @@ class Upload:
         self.close()
         try:
             if self._complete:
-                client.copy(self._aside, self._key, create=not replace)
+                self._copy(client, replace=replace)
             else:
                 client.put(self._key, bytes(self._waiting), create=not replace, sha256=self.sha256)
         except FileExistsError as error:
@@ -82,13 +82,22 @@ class Upload:
                 f"{client.bucket.url}/{self._key} was published by another process meanwhile and is never overwritten; "
                 "wait until that one has ended, then run the same command again: it takes up what is there"
             ) from error
+        self._published()
+        self.discard()
+
+    def _copy(self, client: Client, *, replace: bool) -> None:
+        """Put the complete hidden object under its name. Raises FileExistsError."""
+        try:
+            client.copy(self._aside, self._key, create=not replace)
+        except FileExistsError:
+            # The answer to an earlier try may have been lost, though the copy was made.
+            if not client.holds(self._key, self.size, self.sha256):
+                raise
         if (found := client.head(self._key, sure=True)).size != self.size:
             raise StorageError(
                 f"{client.bucket.url}/{self._key} has {found.size} bytes after {self.size} were written: another "
                 "process writes it too, or the store is not to be trusted; run the same command again"
             )
-        self._published()
-        self.discard()
 
     def discard(self) -> None:
         """Remove what was written; harmless after `publish`."""

@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shards.dataset import open_dataset
 from shards.errors import StorageError, UserError
 from shards.storage import Storage, open_storage
 from tests.shards.storage.fork_targets import content
+from tests.tiny import build_dataset
 
 MEGABYTE = 1 << 20
 NAMES = [f"rgb/{number:06d}.tar" for number in range(6)]
@@ -122,3 +125,17 @@ def test_a_cache_that_cannot_be_written(shards: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"cache in .*file/cache cannot be used: .*--storage cache=DIR"):
         _open(shards, tmp_path / "file" / "cache", 10).open(NAMES[0])
+
+
+def test_a_data_set_is_read_through_a_cache(s3: str, tmp_path: Path) -> None:
+    build_dataset(s3)  # type: ignore[arg-type]
+    sizes = sum(open_storage(s3).size(f"rgb/{shard:06d}.tar") for shard in range(3))
+    options = {"cache": tmp_path / "cache"}
+    dataset, direct = open_dataset(s3, storage_options=options), open_dataset(s3)
+    for sample in (0, 5, 9, 1):
+        assert np.array_equal(dataset.frames(sample, [3, 8]), direct.frames(sample, [3, 8]))
+    assert _used(tmp_path / "cache") == sizes
+    assert dataset.storage.stats.bytes < sizes + 20_000
+    for entry in (tmp_path / "cache").glob("*.data"):
+        entry.write_bytes(bytes(entry.stat().st_size))
+    assert np.array_equal(dataset.frames(0, [3, 8]), direct.frames(0, [3, 8]))

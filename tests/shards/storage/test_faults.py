@@ -77,9 +77,10 @@ def test_reading_goes_on_from_the_last_byte(proxy: FaultProxy, s3: str) -> None:
     storage.put("big", BIG)
     proxy.faults.sent = 0
     proxy.faults.drop = 0.5
-    assert storage.read("big") == BIG
-    assert proxy.faults.log.count("drop") > 0
-    assert proxy.faults.sent < 1.5 * len(BIG)
+    for _ in range(6):
+        assert storage.read("big") == BIG
+    assert proxy.faults.log.count("drop") > 2
+    assert proxy.faults.sent < 6.5 * len(BIG)
 
 
 def test_what_was_just_written_is_found_though_the_store_says_no(proxy: FaultProxy, s3: str) -> None:
