@@ -35,6 +35,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _MATROSKA = b"\x1aE\xdf\xa3"
 _GAP = 12  # frames from an entry to the next, at least
 _NEAR = 64  # bytes of container before a packet's contents
+_DUMMY = 8  # bytes, at most, of a packet that only says that there is no new picture
 _LARGEST = (1 << 32) - 1
 _STRICT = {"strict": "strict"}  # H.264 then waits for every reordered picture, where the stream does not say how many
 
@@ -67,7 +68,7 @@ class Studied:
 @dataclass(frozen=True, kw_only=True)
 class _Packet:
     offset: int
-    data: bytes
+    data: memoryview
     is_key: bool
     pts: int | None
 
@@ -96,6 +97,7 @@ def study(data: bytes) -> Studied:
     facts = decoded.facts
     if max(facts.height, facts.width) > np.iinfo(np.uint16).max:
         raise BadMember("too-large", f"its frames are {facts.height}x{facts.width}")
+    packets = None if packets is None else _without_dummies(packets, len(marks))
     found = None if packets is None else _entries(coding, packets, marks, times)
     if found is None or packets is None:
         if (again := sum(1 for _ in whole(coding, data))) != len(marks):
@@ -183,7 +185,29 @@ def _find(packet: Any, data: bytes) -> _Packet | None:
     if at is None or at < 0:
         return None
     offset = data.find(inside, at, at + len(inside) + _NEAR)
-    return None if offset < 0 else _Packet(offset=offset, data=inside, is_key=packet.is_keyframe, pts=packet.pts)
+    return (
+        None
+        if offset < 0
+        else _Packet(
+            offset=offset,
+            data=memoryview(data)[offset : offset + len(inside)],
+            is_key=packet.is_keyframe,
+            pts=packet.pts,
+        )
+    )
+
+
+def _without_dummies(packets: list[_Packet], count: int) -> list[_Packet]:
+    """The packets without those of a few bytes that hold no picture, so that there are as many as frames.
+
+    Streams with packed B-frames (all of HMDB51) have one at least. That all pictures come without them is tried after.
+    """
+    surplus = len(packets) - count
+    tiny = sorted((len(it.data), place) for place, it in enumerate(packets) if len(it.data) <= _DUMMY)
+    if not 0 < surplus <= len(tiny):
+        return packets
+    dropped = {place for _, place in tiny[:surplus]}
+    return [it for place, it in enumerate(packets) if place not in dropped]
 
 
 def _entries(
@@ -265,7 +289,7 @@ class _Trial:
         return None
 
 
-def _rows(found: Sequence[tuple[int, bytes]], facts: Facts) -> Rows:
+def _rows(found: Sequence[tuple[int, bytes | memoryview]], facts: Facts) -> Rows:
     rows = np.zeros(len(found), FRAME)
     crc_of: dict[int, int] = {}
     for number, (offset, data) in enumerate(found):

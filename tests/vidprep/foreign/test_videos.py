@@ -100,6 +100,28 @@ def test_changed_bytes_are_an_error_not_a_picture(tmp_path: Path) -> None:
         decode_frames(studied.coding, {n: memoryview(b"\0" * 40) for n in range(20)}, [3], out)
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("folder", ["hmdb51", "ucf101", "something_something_v2", "odd"])
+def test_real_videos(research_data: Path, folder: str) -> None:
+    """HMDB51's streams have packed B-frames, and packets that hold no picture."""
+    paths = sorted(it for it in (research_data / "clips" / folder).rglob("*") if it.suffix in (".mp4", ".avi", ".webm"))
+    small = [path for path in paths if 0 < path.stat().st_size < 600_000][:8]
+    assert small
+    for path in small:
+        data = path.read_bytes()
+        try:
+            studied = study(data)
+        except BadMember as bad:
+            assert folder == "odd", bad
+            continue
+        assert studied.coding.packets or folder == "odd"
+        count = len(studied.rows)
+        wanted = sorted({0, count - 1, count // 2, count // 3})
+        images, _ = _reached(studied, data, wanted)
+        truth = {number: image for number, (image, _) in enumerate(decode(path)) if number in wanted}
+        assert all(np.array_equal(image, truth[number]) for image, number in zip(images, wanted, strict=True)), path
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
