@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.procs import Lost, notify, run_tasks
+from shards.procs import Lost, WorkerError, notify, run_tasks
 from vidprep.packing.options import PackOptions
 from vidprep.probe import probe
 from vidprep.records import Video
@@ -38,11 +38,12 @@ class Headers:
 
 @dataclass(frozen=True, kw_only=True)
 class HeaderTask:
-    """Videos first, first + 1, … of a manifest."""
+    """Videos first, first + 1, … of a manifest. `skip`: numbers of those whose headers end or hang a process."""
 
     first: int
     videos: tuple[Video, ...]
     options: PackOptions
+    skip: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,19 @@ def probe_videos(
     """
     weights = np.full(count, np.nan)
     bad: Counter[str] = Counter()
+    deaths: Counter[int] = Counter()
 
     def give_up(it: Lost) -> HeaderTask | None:
-        """A header that ends or hangs its process; the rest of the batch is read without it."""
-        at = it.task.first if it.message is None else it.message
+        """One death may be somebody's kill; after the second, or a silence, the batch is read without that header."""
+        task: HeaderTask = it.task
+        at = task.first if it.message is None else int(it.message)
+        deaths[at] += 1
+        if not it.silent and deaths[at] < 2:
+            return task
+        if at in task.skip:
+            raise WorkerError(f"a worker {it.reason} again and again while it read headers, but at no video")
         bad["timeout" if it.silent else "crashed"] += 1
-        rest = it.task.videos[at + 1 - it.task.first :]
-        return HeaderTask(first=at + 1, videos=rest, options=options) if rest else None
+        return replace(task, skip=task.skip | {at})
 
     done = told = 0
     for answer in run_tasks(_PROBE, _batches(videos, options), workers=workers, on_lost=give_up, silence=timeout):
@@ -86,6 +93,9 @@ def read_headers(task: HeaderTask) -> HeaderAnswer:
     bad: Counter[str] = Counter()
     weights = []
     for number, video in enumerate(task.videos, task.first):
+        if number in task.skip:
+            weights.append(math.nan)
+            continue
         notify(number)
         try:
             weights.append(_weight(video, task.options))
