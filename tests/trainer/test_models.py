@@ -1,12 +1,14 @@
 """Backbones: sizes, shapes, gradients, precision, memory format, options, refusals."""
 
 import itertools
+import re
 
 import pytest
 import torch
 import torchvision
 
 from shards.errors import UserError
+from tests.conftest import ROOT
 from tests.trainer.tiny_backbones import VARIANTS, clip_for, tiny
 from trainer.models import BACKBONES, Backbone, InputConvention, build_backbone
 from trainer.models.blocks import shift_in_time
@@ -422,3 +424,11 @@ def test_a_users_own_backbone(tmp_path):
         build_backbone(f"{file}:Means", time=2)
     with pytest.raises(UserError, match="made a Linear"):
         build_backbone(f"{file}:wrong")
+
+
+def test_the_page_on_backbones_has_them_all():
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| (\d+) \|", (ROOT / "docs/backbones.md").read_text(), re.MULTILINE)
+    said = {name: (int(parameters.replace(",", "")), int(width)) for name, parameters, width in rows}
+    with torch.device("meta"):
+        made = {name: build_backbone(name) for name in BACKBONES}
+    assert said == {name: (sum(p.numel() for p in b.parameters()), b.width) for name, b in made.items()}

@@ -98,7 +98,7 @@ def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"another program \(1 tensors\)"):
         load_weights(foreign)
     torch.save({"x": torch.zeros(1)}, checkpoint)
-    with pytest.raises(UserError, match=r"not a safetensors file.*load_reference"):
+    with pytest.raises(UserError, match=r"not a safetensors file.*vidprep convert"):
         load_weights(checkpoint)
     save_weights(damaged, build_backbone("c3d-bn", base_width=1))
     damaged.write_bytes(damaged.read_bytes()[:-100])

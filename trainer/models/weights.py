@@ -268,7 +268,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except SafetensorError as error:
         raise UserError(
             f"{path} is not a safetensors file, or a damaged one ({error}); {remedy}. "
-            "For a PyTorch checkpoint of a reference network use trainer.models.weights.load_reference"
+            "A PyTorch checkpoint of a reference network becomes one with vidprep convert"
         ) from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
