@@ -19,7 +19,7 @@ from shards.ops.parts import Part, check_keys, digests, join_columns
 from shards.ops.verdicts import verdicts_by_shard
 from shards.plan import NAME as PLAN
 from shards.plan import Entry, Plan, read_plan, write_plan
-from shards.procs import run_tasks
+from shards.procs import Lost, run_tasks
 from shards.receipts import Receipt, has_receipt, read_receipt
 from shards.samples import SampleRow
 from shards.storage import Storage, open_storage
@@ -251,12 +251,28 @@ def _run(tasks: Iterator[CopyTask], workers: int, progress: _Progress) -> Iterat
         for task in tasks:
             yield copy_shard(task)
         return
-    yield from run_tasks(_TARGET, tasks, workers=workers, on_message=progress.told)
+    yield from run_tasks(_TARGET, tasks, workers=workers, on_message=progress.told, on_lost=OnceMore())
 
 
 def _ref(video: Mapping[str, Any]) -> Ref:
     part, number = video["from"]
     return Ref(part=part, number=number, key=video["key"], video=video.get("video"))
+
+
+class OnceMore:
+    """Gives a task whose worker was ended (by a machine short of memory, say) to another worker, once."""
+
+    def __init__(self) -> None:
+        self._lost: set[str] = set()
+
+    def __call__(self, lost: Lost) -> Any:
+        if repr(lost.task) in self._lost:
+            raise UserError(
+                f"a worker {lost.reason} twice at {lost.task!r}; run the same command again with fewer --workers, it "
+                "goes on where it stopped"
+            )
+        self._lost.add(repr(lost.task))
+        return lost.task
 
 
 class _Progress:

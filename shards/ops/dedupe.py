@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from shards.columns import COLUMNS
-from shards.dataset import Dataset, open_dataset
+from shards.dataset import Dataset
 from shards.errors import UserError
-from shards.index import parse_idx
-from shards.ops.build import OnEvent
+from shards.ops.build import OnceMore, OnEvent
 from shards.ops.compare import Likeness, compare
+from shards.ops.items import Ints, Items, exact_pairs, find_items, find_twins, representatives
 from shards.ops.pictures import FrameHashes, Thumbnails, hash_video
 from shards.ops.suspects import NO_SUSPECTS, Suspects, find_suspects
 from shards.procs import notify, run_tasks
-from shards.receipts import stem
 from shards.storage import open_storage
 from shards.text import to_json
 
@@ -32,8 +28,6 @@ _HASH = "shards.ops.dedupe:hash_task"
 _COMPARE = "shards.ops.dedupe:compare_task"
 _TASK = 256  # videos or pairs of one task
 _CACHED = 256  # videos whose thumbnails are kept meanwhile
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +90,6 @@ class DedupeReport:
         )
 
 
-@dataclass(frozen=True)
-class _Items:
-    """What is compared: (V,) number of the data set, of the sample there, rank and owner of every video."""
-
-    datasets: tuple[Dataset, ...]
-    dataset: Ints
-    number: Ints
-    rank: Ints
-    owner: Ints
-
-    def __len__(self) -> int:
-        return len(self.number)
-
-    def key(self, item: int) -> str:
-        return self.datasets[int(self.dataset[item])].key(int(self.number[item]))
-
-
 def dedupe(
     url: str | Path,
     *,
@@ -146,11 +123,11 @@ def dedupe(
     if len(splits) == 1 or len(set(splits)) < len(splits):
         raise UserError(f"splits are {', '.join(splits)}; give two or more different ones, such as train,test")
     tell = on_event or (lambda event: None)
-    items, several = _items(url, splits, against, column)
+    items, several = find_items(url, splits, against, column)
     across = bool(splits) or against is not None
-    twins = _twins(items)
-    exact = list(_exact_pairs(items, twins, across=across))
-    first = _representatives(items, twins, across=across)
+    twins = find_twins(items)
+    exact = list(exact_pairs(items, twins, across=across))
+    first = representatives(items, twins, across=across)
     near: list[tuple[int, int, Likeness]] = []
     suspects, flat = NO_SUSPECTS, 0
     if threshold <= 1 and len(first) > 1:
@@ -178,85 +155,6 @@ def dedupe(
     )
 
 
-def _items(url: str | Path, splits: Sequence[str], against: str | Path | None, column: str) -> tuple[_Items, int]:
-    """All videos with their ranks, and how many are in several splits."""
-    datasets = [open_dataset(place, columns=(column,)) for place in ([url] if against is None else [url, against])]
-    for dataset in datasets:
-        kind = COLUMNS[dataset.meta.columns[column].kind]
-        if not kind.framed or kind.planes != 1:
-            raise UserError(f"column {column} of {dataset.url} holds no frames; duplicates are looked for in frames")
-    main = datasets[0]
-    numbers = np.arange(len(main), dtype=np.int64)
-    rank = np.zeros(len(main), np.int64)
-    several = 0
-    if splits:
-        masks = np.stack([main.table.mask(name) for name in splits])
-        several = int((masks.sum(axis=0) > 1).sum())
-        numbers = numbers[masks.any(axis=0)]
-        rank = (masks * np.arange(len(splits))[:, None]).max(axis=0)[numbers]
-    parts = [(0, numbers, rank)]
-    if against is not None:
-        parts.append((1, np.arange(len(datasets[1]), dtype=np.int64), np.full(len(datasets[1]), len(splits) + 1)))
-    owner: list[Ints] = []
-    for d, its, _ in parts:
-        owner.append(_owners(datasets[d])[its] + (d << 40))
-    items = _Items(
-        datasets=tuple(datasets),
-        dataset=np.concatenate([np.full(len(its), d) for d, its, _ in parts]),
-        number=np.concatenate([its for _, its, _ in parts]),
-        rank=np.concatenate([ranks for *_, ranks in parts]),
-        owner=np.concatenate(owner),
-    )
-    return items, several
-
-
-def _owners(dataset: Dataset) -> Ints:
-    """(N,) one number a video: segments of a video have the same."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(row.video or row.key, len(numbers)) for row in dataset.table.rows()], np.int64)
-
-
-def _twins(items: _Items) -> Ints:
-    """(V,) the same number for samples whose frames have the same sizes and checksums."""
-    digests: list[bytes] = [b""] * len(items)
-    for d, dataset in enumerate(items.datasets):
-        its = np.flatnonzero(items.dataset == d)
-        numbers = items.number[its]
-        shards = dataset.records["shard"][numbers].astype(np.int64)
-        folder = dataset.meta.columns[dataset.columns[0]].folder
-        for shard in np.unique(shards).tolist():
-            name = f"{stem(folder, shard)}.idx"
-            index = parse_idx(dataset.storage.map(name), f"{dataset.url}/{name}")
-            sums = np.stack([index.frames["size"], index.frames["crc32"]], axis=1)
-            for item, number in zip(its[shards == shard].tolist(), numbers[shards == shard].tolist(), strict=True):
-                record = dataset.records[number]
-                start = index.first_frame(int(record["place"]))
-                part = np.ascontiguousarray(sums[start : start + int(record["frames"])])
-                digests[item] = hashlib.blake2b(part.tobytes(), digest_size=16).digest()
-    seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(digest, len(seen)) for digest in digests], np.int64)
-
-
-def _exact_pairs(items: _Items, twins: Ints, *, across: bool) -> Iterator[tuple[int, int]]:
-    """(dropped, kept) of every sample that has a twin to be kept."""
-    order = np.lexsort((np.arange(len(twins)), twins))
-    starts = np.flatnonzero(np.r_[True, twins[order][1:] != twins[order][:-1]])
-    for start, end in zip(starts, np.r_[starts[1:], len(order)], strict=True):
-        group = order[start:end].tolist()
-        if len(group) < 2:
-            continue
-        kept = max(group, key=lambda item: (int(items.rank[item]), -item)) if across else group[0]
-        for item in group:
-            if item != kept and (not across or items.rank[item] < items.rank[kept]):
-                yield item, kept
-
-
-def _representatives(items: _Items, twins: Ints, *, across: bool) -> Ints:
-    """One of all samples that are the same (and of the same rank)."""
-    keys = np.stack([twins, items.rank if across else np.zeros_like(twins)], axis=1)
-    return np.sort(np.unique(keys, axis=0, return_index=True)[1]).astype(np.int64)
-
-
 @dataclass(frozen=True)
 class HashTask:
     """Videos to hash: their places, data set and numbers."""
@@ -264,6 +162,9 @@ class HashTask:
     places: tuple[int, ...]
     dataset: Dataset
     numbers: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"{len(self.numbers)} samples of {self.dataset.url} from {self.numbers[0]} on"
 
 
 def hash_task(task: HashTask) -> list[tuple[int, FrameHashes]]:
@@ -275,7 +176,7 @@ def hash_task(task: HashTask) -> list[tuple[int, FrameHashes]]:
     return done
 
 
-def _hash(items: _Items, first: Ints, workers: int, tell: OnEvent) -> list[FrameHashes]:
+def _hash(items: Items, first: Ints, workers: int, tell: OnEvent) -> list[FrameHashes]:
     found: dict[int, FrameHashes] = {}
 
     def tasks() -> Iterator[HashTask]:
@@ -300,6 +201,9 @@ class CompareTask:
     places: tuple[int, ...]
     threshold: float
     least_share: float
+
+    def __repr__(self) -> str:
+        return f"pairs {self.places[0]} to {self.places[-1]}"
 
 
 def compare_task(task: CompareTask) -> list[tuple[int, Likeness]]:
@@ -337,7 +241,7 @@ def _length(dataset: Dataset, i: int) -> float:
 
 
 def _compare(
-    items: _Items, first: Ints, suspects: Suspects, threshold: float, least_share: float, workers: int
+    items: Items, first: Ints, suspects: Suspects, threshold: float, least_share: float, workers: int
 ) -> list[tuple[int, int, Likeness]]:
     a, b = first[suspects.first], first[suspects.second]
 
@@ -351,7 +255,7 @@ def _compare(
     return [(int(a[place]), int(b[place]), likeness) for place, likeness in sorted(found, key=lambda line: line[0])]
 
 
-def _at(items: _Items, item: Any) -> tuple[int, int]:
+def _at(items: Items, item: Any) -> tuple[int, int]:
     return int(items.dataset[item]), int(items.number[item])
 
 
@@ -359,11 +263,11 @@ def _run(target: str, function: Callable[[Any], Any], tasks: Iterator[Any], work
     if workers <= 1:
         yield from map(function, tasks)
     else:
-        yield from run_tasks(target, tasks, workers=workers)
+        yield from run_tasks(target, tasks, workers=workers, on_lost=OnceMore())
 
 
 def _report(
-    items: _Items,
+    items: Items,
     exact: Sequence[tuple[int, int]],
     near: Sequence[tuple[int, int, Likeness]],
     twins: Ints,
@@ -402,7 +306,7 @@ def _report(
     )
 
 
-def _dropped(items: _Items, lines: Sequence[tuple[int, int, bool, Likeness]], twins: Ints, *, across: bool) -> set[int]:
+def _dropped(items: Items, lines: Sequence[tuple[int, int, bool, Likeness]], twins: Ints, *, across: bool) -> set[int]:
     """So few samples that no pair is left: in order of samples, one goes if it is like one that stays."""
     if across:
         gone = {drop for drop, *_ in lines}

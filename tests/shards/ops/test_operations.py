@@ -19,9 +19,12 @@ from shards.check import check
 from shards.dataset import Dataset, open_dataset
 from shards.errors import DataError, StorageError, UserError
 from shards.finalize import finalize
-from shards.meta import read_meta, write_meta
+from shards.meta import ColumnMeta, read_meta, write_meta
+from shards.ops.build import OnceMore
+from shards.ops.copying import CopyTask
 from shards.ops.operations import merge, reshard, split, subset
 from shards.plan import Entry, write_plan
+from shards.procs import Lost
 from shards.receipts import Verdict, read_receipts
 from shards.samples import annotate
 from shards.storage import open_storage
@@ -418,3 +421,12 @@ def test_a_killed_run_goes_on(source: Path, tmp_path: Path, at: int) -> None:
     reshard(source, tmp_path / "whole", shard_size=30_000, workers=2)
     new, whole = digest(tmp_path / "new"), digest(tmp_path / "whole")
     assert new == whole and "rgb/000000.tar" in new
+
+
+def test_a_lost_worker_is_replaced_once() -> None:
+    task = CopyTask(url="/x", shard=3, name="rgb", column=ColumnMeta(kind="rgb", folder="rgb"), parts=(), refs=())
+    lost = Lost(task=task, message=None, silent=False, reason="was ended by SIGKILL")
+    decide = OnceMore()
+    assert decide(lost) is task
+    with pytest.raises(UserError, match=r"was ended by SIGKILL twice at shard 3 of rgb in /x; .* fewer --workers"):
+        decide(lost)
