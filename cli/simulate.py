@@ -103,15 +103,11 @@ def _lines(found: Forecast, rate: float) -> Iterator[tuple[str, str]]:
     needed = [f"{per_clip * rate / 1e6:,.1f} MB/s in {found.reads / found.clips * rate:,.0f} reads/s"]
     if found.cached is not None:
         cached = found.cached
-        yield (
-            "cache",
-            f"{human_bytes(cached.size)} a machine; blocks:{cached.fits} fits" if cached.fits else "too small",
-        )
+        fits = f"blocks:{cached.fits} fits" if cached.fits else "not two shards fit"
+        yield "cache", f"{human_bytes(cached.size)} a machine; {fits}"
         yield "cache hits", f"{cached.hits:,} ({cached.hits / (cached.hits + cached.misses):.1%})"
-        yield (
-            "cache misses",
-            f"{cached.misses:,} shards, {human_bytes(cached.bytes)}; {cached.again:,} fetched before in the epoch",
-        )
+        yield "cache misses", f"{cached.misses:,} shards, {human_bytes(cached.bytes)}"
+        yield "fetched again", f"{cached.again:,} of these, within an epoch"
         needed.append(f"{cached.bytes / found.clips * rate / 1e6:,.1f} MB/s through the cache")
     yield f"needed at {rate:g} clips/s", "; ".join(needed)
     quality = found.quality
