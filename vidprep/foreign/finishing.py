@@ -67,12 +67,11 @@ def read_shard(storage: Storage, shard: int) -> ShardIndex:
 
 
 def _load(storage: Storage, shard: int) -> Finished:
-    receipt, index = read_receipt(storage, FOLDER, shard), read_shard(storage, shard)
-    data = storage.read(f"{stem(FOLDER, shard)}.idx")
+    receipt, data = read_receipt(storage, FOLDER, shard), storage.read(f"{stem(FOLDER, shard)}.idx")
+    name = f"{storage.url}/{stem(FOLDER, shard)}"
     if hashlib.sha256(data).hexdigest() != receipt.idx_sha256:
-        name = f"{storage.url}/{stem(FOLDER, shard)}"
         raise DataError(f"{name}.idx is not the one its receipt describes; remove {name}.json and {_AGAIN}")
-    return Finished(receipt, index)
+    return Finished(receipt, parse_idx(np.frombuffer(data, np.uint8), f"{name}.idx"))
 
 
 def _rows(storage: Storage, tars: Tars, shard: int, index: ShardIndex, splits: Splits) -> Iterator[SampleRow]:

@@ -10,6 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from shards.errors import UserError
 from shards.foreign import Tars, read_tars, split_url, write_tars
 from shards.meta import Meta
@@ -211,27 +214,34 @@ class _Check:
 
     def __init__(self, storage: Storage, tars: Tars, max_bad: float) -> None:
         self._storage, self._tars, self._max_bad = storage, tars, max_bad
-        self._seen: dict[int, int] = {}  # hash of a key → shard
-        self._looked: set[int] = set()
+        self._hashes: dict[int, npt.NDArray[np.uint64]] = {}  # of keys, by shard
+        self._compared = 0
 
     def __call__(self, receipts: list[Receipt], done: int) -> None:
         for receipt in receipts:
-            if receipt.shard not in self._looked:
-                self._looked.add(receipt.shard)
-                self._compare(receipt.shard)
-        if done == len(self._tars.names):
+            if receipt.shard not in self._hashes:
+                self._hashes[receipt.shard] = read_shard(self._storage, receipt.shard).samples["key_hash"].copy()
+        is_last = done == len(self._tars.names)
+        # Early, for clashes show in the first tars already, and seldom, for all keys are compared.
+        if len(self._hashes) >= 2 * self._compared or is_last:
+            self._compared = len(self._hashes)
+            self._compare()
+        if is_last:
             self._limit(receipts)
 
-    def _compare(self, shard: int) -> None:
-        index = read_shard(self._storage, shard)
-        for place, value in enumerate(index.samples["key_hash"].tolist()):
-            other = self._seen.setdefault(value, shard)
-            if other != shard:
-                raise UserError(
-                    f"key {index.key(place)} stands in {self._tars.where(other)} and in {self._tars.where(shard)}; "
-                    "keys must be unique in a data set: --prefix-keys puts the name of its tar before every key; give "
-                    "it another DEST, or remove this one's folder rgb first"
-                )
+    def _compare(self) -> None:
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes.values()])
+        values, counts = np.unique(hashes, return_counts=True)
+        if not (counts > 1).any():
+            return
+        wanted = values[counts > 1][0]
+        one, other, *_ = sorted(shard for shard, found in self._hashes.items() if wanted in found)
+        place = int(np.flatnonzero(self._hashes[one] == wanted)[0])
+        raise UserError(
+            f"key {read_shard(self._storage, one).key(place)} stands in {self._tars.where(one)} and in "
+            f"{self._tars.where(other)}; keys must be unique in a data set: --prefix-keys puts the name of its tar "
+            "before every key; give it another DEST, or remove this one's folder rgb first"
+        )
 
     def _limit(self, receipts: Sequence[Receipt]) -> None:
         bad = [it for receipt in receipts for it in receipt.verdicts if it.level == "bad"]

@@ -22,6 +22,9 @@ VIDEOS = ("mp4", "webm", "mkv", "avi", "mov", "m4v")
 
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pth", "pt", "ckpt", "joblib"})
 _TEXTS = frozenset({"json", "txt", "cls"})
+LARGEST = (1 << 32) - 1
+"""Bytes of a member that can be indexed."""
+
 _LARGEST_TEXT = 16 << 20
 _BLOCK = 1 << 20
 _KINDS = {
@@ -103,7 +106,9 @@ class Walk:
                     yield group
                 group = Group(key=make_key(self._prefix + name), name=name)
             try:
-                self._add(group, extension, info, tar)
+                refused = self._add(group, extension, info, tar)
+                if refused is not None:
+                    yield refused
             except tarfile.TarError as error:  # within this member; its sample is not whole
                 yield _broken(self._stream.head, info.name, error)
                 group = None
@@ -133,24 +138,28 @@ class Walk:
                 if any(end) or len(end) < tarfile.BLOCKSIZE:
                     error = tarfile.ReadError("damaged header" if any(end) else "no end mark")
                     yield _broken(self._stream.head, last, error)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError) as error:  # the latter: numbers in extended headers that are none
             yield _broken(self._stream.head, last, error)
 
-    def _add(self, group: Group, extension: str, info: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        """Read a member that is of use."""
+    def _add(self, group: Group, extension: str, info: tarfile.TarInfo, tar: tarfile.TarFile) -> Refused | None:
+        """Read a member that is of use, unless it is too large for that."""
         number = frame_number(extension)
         if extension not in VIDEOS and number is None and (extension not in _TEXTS or info.size > _LARGEST_TEXT):
             self.ignored[extension.rpartition(".")[2][:16]] += 1
-            return
+            return None
         held: dict[Any, Member] = group.frames
         place: str | int = extension if number is None else number
         if number is None:
             held = group.videos if extension in VIDEOS else group.texts
         if place in held:
             group.twice.append(info.name)
-            return
+            return None
+        if info.size > LARGEST:
+            message = f"it has {info.size:,} bytes; at most {LARGEST:,} can be read at once"
+            return Refused(name=info.name, code="too-large", message=message)
         file = tar.extractfile(info)
         held[place] = Member(name=info.name, offset=info.offset_data, data=b"" if file is None else file.read())
+        return None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -182,7 +191,7 @@ def _refuse(info: tarfile.TarInfo) -> Refused | None:
     return None
 
 
-def _broken(head: bytes, last: str, error: tarfile.TarError) -> Refused:
+def _broken(head: bytes, last: str, error: Exception) -> Refused:
     if (unpack := _COMPRESSED.get(head[:2])) is not None:
         message = f"it is compressed, and places in it cannot be reached; decompress it first: {unpack}"
         return Refused(name="", code="compressed", message=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vidprep.foreign.videos import BadMember, Rows, study
 
 KINDS = ("video", "jpegs")
 _LABELS = ("label", "class")
+_FASTEST = 1000  # frames a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def describe(group: Group, options: IndexOptions) -> Found:
     Raises:
         BadMember: it gives no sample.
     """
-    about, notes = _about(group, options)
+    about, fps, notes = _about(group, options)
     if group.twice:
         notes.append(("members-twice", f"{len(group.twice)} members stand there twice, such as {group.twice[0]}"))
     if options.kind == "video":
@@ -81,7 +81,7 @@ def describe(group: Group, options: IndexOptions) -> Found:
         return _video(video, about, notes)
     if not group.frames:
         raise BadMember("no-frames", "it has no JPEGs" + ("; it has a video" if group.videos else ""))
-    return _jpegs(group.frames, about, notes, fps=_rate(group, options))
+    return _jpegs(group.frames, about, notes, fps=fps)
 
 
 def _video(video: Member, about: dict[str, Any], notes: list[tuple[str, str]]) -> Found:
@@ -150,27 +150,27 @@ def _jpegs(frames: Mapping[int, Member], about: dict[str, Any], notes: list[tupl
     )
 
 
-def _about(group: Group, options: IndexOptions) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Label, caption and group, and what could not be understood."""
+def _about(group: Group, options: IndexOptions) -> tuple[dict[str, Any], float, list[tuple[str, str]]]:
+    """Label, caption and group; frame rate of a sequence; what could not be understood."""
     notes: list[tuple[str, str]] = []
     fields: Mapping[str, Any] = {}
     if "json" in group.texts:
         try:
             read = json.loads(group.texts["json"].data)
             fields = read if isinstance(read, dict) else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             notes.append(("json-unreadable", f"{group.texts['json'].name} is not JSON ({error})"))
     names = _LABELS if options.label_field is None else (options.label_field,)
-    label = next((text for name in names if (text := _text(fields.get(name))) is not None), None)
+    label = next((text for name in names if (text := _line(fields.get(name))) is not None), None)
     if label is None and options.label_field is None:
-        label = _text(_decoded(group, "cls"))
+        label = _line(_decoded(group, "cls"))
     if options.caption_field is not None:
         caption = _text(fields.get(options.caption_field))
     else:
         caption = _text(_decoded(group, "txt")) or _text(fields.get("caption"))
     about = {"label": label, "caption": caption}
-    about["group"] = None if options.group_field is None else _text(fields.get(options.group_field))
-    return {name: value for name, value in about.items() if value is not None}, notes
+    about["group"] = None if options.group_field is None else _line(fields.get(options.group_field))
+    return {name: it for name, it in about.items() if it is not None}, _rate(fields.get("fps"), options.fps), notes
 
 
 def _decoded(group: Group, extension: str) -> str | None:
@@ -185,10 +185,12 @@ def _text(value: Any) -> str | None:
     return str(value).replace("\0", "").strip() or None
 
 
-def _rate(group: Group, options: IndexOptions) -> float:
-    try:
-        value = json.loads(group.texts["json"].data)["fps"] if "json" in group.texts else None
-    except (ValueError, KeyError, TypeError):
-        value = None
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return float(value) if usable else options.fps  # type: ignore[arg-type]
+def _line(value: Any) -> str | None:
+    """As `_text`, on one line."""
+    return " ".join((_text(value) or "").split()) or None
+
+
+def _rate(value: Any, otherwise: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _FASTEST:
+        return otherwise
+    return float(value)

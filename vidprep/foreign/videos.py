@@ -36,7 +36,6 @@ _MATROSKA = b"\x1aE\xdf\xa3"
 _GAP = 12  # frames from an entry to the next, at least
 _NEAR = 64  # bytes of container before a packet's contents
 _DUMMY = 8  # bytes, at most, of a packet that only says that there is no new picture
-_LARGEST = (1 << 32) - 1
 _STRICT = {"strict": "strict"}  # H.264 then waits for every reordered picture, where the stream does not say how many
 
 Rows = npt.NDArray[np.void]
@@ -83,8 +82,6 @@ def study(data: bytes) -> Studied:
         raise BadMember("empty-file", "it has 0 bytes")
     if not _is_video(data[:16]):
         raise BadMember("not-a-video", f"it is no MP4, MOV, WebM, Matroska or AVI; it begins with {data[:8]!r}")
-    if len(data) > _LARGEST:
-        raise BadMember("too-large", f"it has {len(data)} bytes; at most {_LARGEST} can be read at once")
     with tempfile.NamedTemporaryFile(prefix="vidprep-") as file:
         file.write(data)
         file.flush()

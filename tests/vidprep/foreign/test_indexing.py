@@ -141,6 +141,7 @@ def test_bad_members_are_verdicts_and_the_rest_is_indexed(tmp_path: Path) -> Non
         _add(tar, ".hidden.mp4", good)
         _add(tar, "a.mp4", good)
         _add(tar, "f g/ü.mp4", good)
+        _add(tar, "f g/ü.json", b"[" * 200_000)
     report = _index([tmp_path / "00.tar"], max_bad=1)
     data = open_dataset(tmp_path)
     keys = [data.key(i) for i in range(len(data))]
@@ -158,6 +159,7 @@ def test_bad_members_are_verdicts_and_the_rest_is_indexed(tmp_path: Path) -> Non
         ("device.mp4", "bad", "not-a-file"),
         ("d", "bad", "no-video"),
         ("a", "bad", "key-twice"),
+        ("f g/ü", "warning", "json-unreadable"),
         ("", "warning", "pickle"),
     ]
     assert "1 .pth, 1 .pyd" in verdicts[-1].message and report.ignored == {"pyd": 1, "pth": 1, "wav": 1}
@@ -206,6 +208,25 @@ def test_tars_that_are_broken(tmp_path: Path) -> None:
         "none": [("bad", "not-a-tar")],
         "damaged": [("warning", "cut-off")],
     }
+
+
+def test_headers_that_lie(tmp_path: Path) -> None:
+    """A size beyond the tar's end, and one that is no number where the standard library expects one."""
+    good = video(tmp_path)
+    for name, fields in (("size", {}), ("sparse", {"pax_headers": {"GNU.sparse.major": "1", "GNU.sparse.size": "x"}})):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            _add(tar, f"{name}0.mp4", good)
+            _add(tar, f"{name}1.mp4", good, **fields)
+    data = bytearray((tmp_path / "size.tar").read_bytes())
+    header = tarfile.TarInfo("size1.mp4")
+    header.size = 1 << 40
+    at = data.index(b"size1.mp4")
+    data[at : at + 512] = header.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "size.tar").write_bytes(data)
+    report = _index([tmp_path], max_bad=1)
+    assert report.verdicts["too-large"] == 1 and report.verdicts["cut-off"] >= 1
+    opened = open_dataset(tmp_path)
+    assert {"size0", "sparse0"} <= {opened.key(i) for i in range(len(opened))}
 
 
 def test_keys_that_two_tars_share_get_the_tars_name_on_request(tmp_path: Path) -> None:
