@@ -61,6 +61,9 @@ class ShardWriter:
         self._sources = dict(sources or {})
         self._refuse_finished()
         self._stem = stem(folder, shard)
+        # Without a receipt a tar or index is what a killed run left, and may be replaced. Where there is none yet, none
+        # is: of two that write the shard at the same time, one gets it.
+        self._left = storage.exists(f"{self._stem}.tar"), storage.exists(f"{self._stem}.idx")
         self._aside = storage.create(f"{self._stem}.tar")
         self._keys: dict[str, int] = {}
         self._samples: list[tuple[Any, ...]] = []
@@ -148,9 +151,8 @@ class ShardWriter:
         try:
             index.write(idx)
             self._refuse_finished()
-            # Without a receipt a tar or index is what a killed run left; the receipt itself is never replaced.
-            self._aside.publish(replace=True)
-            index.publish(replace=True)
+            self._aside.publish(replace=self._left[0])
+            index.publish(replace=self._left[1])
         finally:
             index.discard()
         receipt = Receipt(
