@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from shards.errors import StorageError, UserError
 from shards.procs import Lost, WorkerError, run_tasks
-from shards.receipts import Receipt, Verdict, has_receipt, read_receipt
+from shards.receipts import Receipt, Verdict, finished_shards, has_receipt, read_receipt
 from shards.storage import Storage
 from vidprep.farm.beats import INTERVAL, Leases
 
@@ -139,15 +140,14 @@ class ShardRun:
 
     def _look(self, leases: Leases) -> None:
         """What is finished, and what is not."""
-        for shard, items, _ in self._work.shards():
-            if shard not in self._part:
-                continue
-            self._total += items
-            if has_receipt(self._storage, self._work.folder, shard):
-                self._take(read_receipt(self._storage, self._work.folder, shard), items)
-                leases.clear(shard)
-            else:
-                self._sizes[shard] = items
+        folder = self._work.folder
+        sizes = {shard: items for shard, items, _ in self._work.shards() if shard in self._part}
+        self._total = sum(sizes.values())
+        done = [shard for shard in finished_shards(self._storage, folder, max(sizes, default=-1) + 1) if shard in sizes]
+        for receipt in self._storage.together([partial(read_receipt, self._storage, folder, it) for it in done]):
+            self._take(receipt, sizes.pop(receipt.shard))
+        self._sizes = sizes
+        leases.clear(done)
 
     def _pass(self, wanted: set[int], leases: Leases) -> set[int]:
         """Write these shards; returns those that others are at."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ FOLDER = ".run"
 INTERVAL = 20.0
 _MISSED = 4  # beats that may be missing before their writer counts as lost
 _TRIES = 3
+_NAME = re.compile(r"(.+)\.\d{6,}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +74,9 @@ def name(folder: str, shard: int) -> str:
 
 def read_beats(storage: Storage, folder: str | None = None) -> Iterator[Beat]:
     """All heartbeats, of one column or of all; what cannot be understood (another version's) is left out."""
-    for found in storage.list(FOLDER):
-        if not found.endswith(".json") or not (folder is None or found.rpartition(".json")[0][:-7] == folder):
-            continue
-        beat = _read(storage, f"{FOLDER}/{found}")
-        if beat is not None:
-            yield beat
+    names = [name for name in storage.list(FOLDER) if (match := _NAME.fullmatch(name)) and folder in (None, match[1])]
+    found = storage.together([partial(_read, storage, f"{FOLDER}/{name}") for name in names])
+    yield from (beat for beat in found if beat is not None)
 
 
 class Leases:
@@ -141,11 +140,12 @@ class Leases:
             if beat is not None:
                 self._try_put(replace(beat, state="failed", message=message, at=time.time()))
 
-    def clear(self, shard: int) -> None:
-        """Remove what a lost or failed writer left of a finished shard."""
-        beat = _read(self._storage, name(self._folder, shard))
-        if beat is not None and not beat.is_live(time.time()):
-            self._remove(shard)
+    def clear(self, shards: Collection[int]) -> None:
+        """Remove what lost or failed writers left of finished shards."""
+        now, finished = time.time(), set(shards)
+        for beat in list(read_beats(self._storage, self._folder)):
+            if beat.shard in finished and not beat.is_live(now):
+                self._remove(beat.shard)
 
     def close(self) -> None:
         self._stop.set()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from shards.derived import finalize_column
 from shards.errors import UserError
 from shards.finalize import finalize
-from shards.plan import read_plan
-from shards.receipts import has_receipt, read_receipt
+from shards.receipts import read_receipts
 from shards.storage import open_storage
 from vidprep.deriving.makers import column_plans
 from vidprep.farm.reports import DeriveReport, PackReport, derive_report, pack_report
@@ -27,18 +26,15 @@ def finish(job: Job, *, began: float, now: float) -> PackReport | DeriveReport:
     opened = open_job(job)
     storage = opened.storage
     if opened.derivation is None:
-        shards = [shard for shard, _ in read_plan(storage).entries()]
-        receipts = [read_receipt(storage, RGB, shard) for shard in shards if has_receipt(storage, RGB, shard)]
-        if len(receipts) == len(shards):
+        receipts = list(read_receipts(storage, RGB))
+        if not opened.waiting():
             opened.work.check(receipts, opened.work.total)
         finalize(storage)
         return pack_report(storage, receipts, seconds=now - began)
     derivation, folder = opened.derivation, opened.work.folder
     plan, maker = derivation.plan, derivation.maker
     finalize_column(storage, plan.column, kind=maker.kind, folder=folder, producer=plan.producer, sources=maker.sources)
-    count = derivation.dataset.meta.shards
-    receipts = [read_receipt(storage, folder, shard) for shard in range(count)]
-    return derive_report(storage, plan.column, folder, receipts, seconds=now - began)
+    return derive_report(storage, plan.column, folder, list(read_receipts(storage, folder)), seconds=now - began)
 
 
 def finish_all(url: str, *, max_bad: float | None, tell: OnEvent) -> tuple[str, ...]:

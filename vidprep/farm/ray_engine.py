@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.errors import StorageError, UserError
 from shards.procs import WorkerError
-from shards.receipts import Receipt
+from shards.receipts import Receipt, read_receipts
 from shards.storage import open_storage
 from vidprep.farm.beats import read_beats
 from vidprep.farm.work import Job, Opened, open_job
@@ -121,12 +121,13 @@ class _Driver:
 
     def _tasks(self) -> Iterator[_One]:
         """What is not finished; what is, is counted."""
-        for shard, items, task in self._opened.work.shards():
-            receipt = self._opened.receipt(shard)
-            if receipt is None:
+        storage, work = self._opened.storage, self._opened.work
+        waiting = set(self._opened.waiting())
+        self._receipts = [it for it in read_receipts(storage, work.folder) if it.shard not in waiting]
+        for shard, items, task in work.shards():
+            if shard in waiting:
                 yield _One(shard, items, task)
             else:
-                self._receipts.append(receipt)
                 self._done += items
 
     def _places(self) -> int:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from shards.meta import NAME as META
@@ -153,6 +154,8 @@ class Watch:
         again: Mapping[str, int],
     ) -> ColumnStatus:
         numbers = [] if folder is None else [shard for shard in _numbers(self._storage, folder) if shard in sizes]
+        new = [shard for shard in numbers if (folder, shard) not in self._receipts]
+        self._storage.together([partial(self._receipt, str(folder), shard) for shard in new])
         receipts = [it for shard in numbers if (it := self._receipt(str(folder), shard)) is not None]
         done = {receipt.shard for receipt in receipts}
         at = [_running(beat, now) for beat in beats if beat.column == folder and beat.shard not in done]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from shards.errors import UserError
 from shards.plan import read_plan
-from shards.receipts import Receipt, has_receipt, read_receipt
+from shards.receipts import Receipt, finished_shards, has_receipt, read_receipt
 from shards.storage import Storage, open_storage
 from vidprep.deriving.makers import read_column_plan
 from vidprep.deriving.shards import Derivation
@@ -70,7 +70,9 @@ class Opened:
 
     def waiting(self) -> list[int]:
         """Shards that are not finished."""
-        return [shard for shard, _, _ in self.work.shards() if not has_receipt(self.storage, self.work.folder, shard)]
+        shards = [shard for shard, _, _ in self.work.shards()]
+        done = set(finished_shards(self.storage, self.work.folder, max(shards, default=-1) + 1))
+        return [shard for shard in shards if shard not in done]
 
     def receipt(self, shard: int) -> Receipt | None:
         """Of a shard, where it is finished."""
