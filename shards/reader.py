@@ -7,6 +7,7 @@ import resource
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -135,8 +136,7 @@ class ColumnReader:
         if number not in self._indexes:
             name = f"{stem(self._folder, number)}.idx"
             self._indexes[number] = parse_idx(self._storage.map(name), name, verify=False)
-            while len(self._indexes) > _OPEN_SHARDS:
-                self._indexes.popitem(last=False)
+            _shorten(self._indexes, _OPEN_SHARDS)
         return self._indexes[number]
 
     def payload(self, i: int) -> memoryview:
@@ -181,8 +181,7 @@ class ColumnReader:
                 what = f"its description cannot be understood ({error!r})"
                 raise self.damaged(int(record["shard"]), int(record["place"]), what) from error
             self._codings[i] = coding
-            while len(self._codings) > _CODINGS:
-                self._codings.popitem(last=False)
+            _shorten(self._codings, _CODINGS)
         return coding
 
     def damaged(self, shard: int, place: int | None, what: str) -> DataError:
@@ -205,9 +204,8 @@ class ColumnReader:
             shard = self._open.get(number) or self._load_shard(number)
             self._verified.add(number)
             self._open[number] = shard
-        while len(self._open) > _OPEN_SHARDS:
-            # Not closed here: another thread may be reading; the last reference closes it.
-            self._open.popitem(last=False)
+        # Not closed here: another thread may be reading; the last reference closes it.
+        _shorten(self._open, _OPEN_SHARDS)
         return shard
 
     def _load_shard(self, number: int) -> OpenShard:
@@ -269,3 +267,10 @@ def _runs(base: int, rows: list[Any]) -> tuple[list[Span], list[tuple[int, int]]
         runs.append((at, stop))
         at = stop
     return spans, runs
+
+
+def _shorten(entries: OrderedDict[int, Any], most: int) -> None:
+    """Drop the oldest entries."""
+    while len(entries) > most:
+        with suppress(KeyError):  # another thread dropped the same one
+            entries.popitem(last=False)
