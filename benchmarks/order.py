@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._index import write_wide
-from benchmarks._timing import RESULTS, record
+from benchmarks._timing import RESULTS, cpu_seconds, record
 from shards.dataset import open_dataset
 from shards.mixture import order_of
 from shards.spec import ClipSpec
@@ -42,15 +42,18 @@ def memory() -> dict[str, float]:
 def measure(dest: str, shuffle: str, step: int, batch: int, workers: int) -> dict[str, float]:
     """Runs in a fresh process."""
     spec = ClipSpec(frames=16, strides=(1, 2), crop=16)
-    before, began = memory(), time.perf_counter()
+    before, began, idle = memory(), time.perf_counter(), cpu_seconds()
     dataset = open_dataset(dest)
     opened = time.perf_counter()
     with Loader(dataset, spec, batch=batch, shuffle=shuffle, split="train", workers=workers, threads=1) as loader:
         next(loader.batches(step))
         resumed, after = time.perf_counter(), memory()
+        children = [] if loader._crew is None else [worker.pid for worker in loader._crew._workers]
+        used = cpu_seconds(children)
     return {
         "opening": opened - began,
         "first batch": resumed - opened,
+        "processor": used - idle,
         "memory": after["most"] - before["now"],
         "own memory": after["own"] - before["own"],
     }
@@ -108,6 +111,7 @@ def main() -> None:
                 median = {name: statistics.median(it[name] for it in found) for name in found[0]}
                 rows.append(
                     f"| {shuffle} | {workers} | {median['opening']:.2f} | {median['first batch']:.2f} | "
+                    f"{median['processor']:.2f} | "
                     f"{median['memory']:,.0f} | {median['own memory']:,.0f} |"
                 )
         rates = positions(dest)
@@ -117,10 +121,10 @@ def main() -> None:
         record(("numpy",), f"python -m benchmarks.order --samples {options.samples} --step {options.step}"),
         f"Medians of {ROUNDS} fresh processes, indexes in the page cache. Batches of {options.batch} clips of 16 "
         "frames, 24x32 pixels, with shuffle full each from another shard. Workers start as interpreters of their own, "
-        "which is part of the time.",
+        "which is part of the time. Processor: of the process and its workers, from before opening on.",
         "",
-        "| shuffle | workers | opening, s | to the first batch, s | memory, MB | of it not mapped, MB |",
-        "|---|---|---|---|---|---|",
+        "| shuffle | workers | opening, s | to the first batch, s | processor, s | memory, MB | of it not mapped, MB |",
+        "|---|---|---|---|---|---|---|",
         *rows,
         "",
         *rates,

@@ -176,23 +176,21 @@ class Order:
     def _in_windows(self, place: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
         """(turn, sample) at places of an epoch, counted in groups."""
         stages = _stages(self, epoch)
-        turn, sample = np.empty_like(place), np.empty_like(place)
+        shard, group = np.empty_like(place), np.empty_like(place)
         which = np.searchsorted(stages.starts, place, side="right") - 1
         for t in np.unique(which).tolist():
             at = np.flatnonzero(which == t)
-            rank, begins, ends = stages.parts(t)
+            shards, begins, ends = stages.parts(t)
             bounds = np.cumsum(ends - begins)
             stream = (self.stream, _STAGE, t)
             inside = permute(place[at] - stages.starts[t], int(bounds[-1]), seed=self.seed, epoch=epoch, stream=stream)
             part = np.searchsorted(bounds, inside, side="right")
-            turn[at] = rank[part]
-            sample[at] = ends[part] - bounds[part] + inside
+            shard[at], group[at] = shards[part], ends[part] - bounds[part] + inside
         # Which groups of a shard are in which of its parts is a permutation of its own.
-        held, first = stages.sizes[turn], stages.firsts[turn]
+        held = stages.sizes[shard]
         keys = _round_keys(self.seed, epoch, self.n, (self.stream, _PARTS))
-        image = permute_each(sample, held * (self.repeats // self.together), keys, turn)
-        turn, inside = np.divmod(image, held)
-        return turn, first + inside
+        turn, inside = np.divmod(permute_each(group, held * stages.turns, keys, shard), held)
+        return turn, stages.firsts[shard] + inside
 
 
 @dataclass(frozen=True)
