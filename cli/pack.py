@@ -135,7 +135,8 @@ def pack(
             from vidprep.planning import plan
 
             planned = plan(manifest, dest, on_event=events, **options)
-            job = Job(url=planned.url, roots=planned.roots, memory=memory, scratch=scratch)
+            policy = {"workers": options["workers"], "timeout": options["timeout"], "max_bad": max_bad}
+            job = Job(url=planned.url, roots=planned.roots, memory=memory, scratch=scratch, **policy)
             submit_to_slurm(job, planned.columns, slurm=dict(slurm), parts=parts, folder=script_folder, dry_run=dry_run)
             return 0
         from vidprep.pack import pack as run

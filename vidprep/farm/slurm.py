@@ -265,7 +265,13 @@ def _keep(storage: Storage, done: Sequence[Submitted]) -> None:
 
 
 def _run_command(job: Job) -> str:
-    root = job.roots[0] if job.roots and len(job.roots) == 1 else None
+    planned = tuple(read_plan(open_storage(job.url)).options.get("roots", ()))
+    if job.roots is not None and len(job.roots) > 1 and job.roots != planned:
+        raise UserError(
+            f"the videos of {job.url} lie in {len(job.roots)} folders, which have moved since it was planned; a script "
+            "can name only one: give --root"
+        )
+    root = None if job.roots is None or job.roots == planned else job.roots[0]
     given = {
         "--root": root,
         "--workers": job.workers,
