@@ -41,7 +41,7 @@ def make_batch(spec: ClipSpec, *, videos: int = 4, labels=None, seed: int = 0, s
     if spec.draws:
         arrays["draws"] = np.stack([plan.draws for plan in plans])
     labels = np.arange(videos) % 2 if labels is None else np.asarray(labels)
-    return Batch.of(step, arrays, labels, videos, flow_zero=128.0)
+    return Batch.of(step, [arrays], labels, videos, flow_zeros=[128.0])
 
 
 def make_table(rng: np.random.Generator, *, rows: int = 5) -> ClipTable:

@@ -38,7 +38,7 @@ def test_a_batch_shares_the_memory_of_its_slot_and_keeps_the_first_rows():
         arrays["sample"][row] = row + 4
         for name in ("apply", "factors", "order"):
             arrays[name][row] = getattr(plan.jitter, name)
-    batch = Batch.of(7, arrays, np.array([9, 9, 9, 9, 0, -1, 2], np.int32), rows=2)
+    batch = Batch.of(7, [arrays], np.array([9, 9, 9, 9, 0, -1, 2], np.int32), rows=2, flow_zeros=[0])
     assert batch.draws is None and batch.epoch == 0
     assert (batch.step, len(batch)) == (7, 2)
     assert batch.sample.tolist() == [4, 5] and batch.label.tolist() == [0, -1] and batch.label.dtype == torch.int64

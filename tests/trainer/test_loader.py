@@ -128,7 +128,7 @@ def test_slots_are_used_again_and_never_while_looked_at(dataset):
                 copy = kept.clone()
         assert torch.equal(kept, copy)
         assert loader.wait_seconds > 0
-    assert {(place - min(places)) / loader._job.layout.nbytes for place in places} <= {0, 1, 2}
+    assert {(place - min(places)) / loader._job.slot.nbytes for place in places} <= {0, 1, 2}
 
 
 def test_once_gives_every_sample_once_in_order(dataset):
@@ -208,7 +208,7 @@ def test_too_little_shared_memory_names_what_fits(dataset, monkeypatch):
             raise OSError(28, "No space left on device")
 
     loader = Loader(dataset, SPEC, batch=8, workers=4, world=2)
-    slot = loader._job.layout.nbytes
+    slot = loader._job.slot.nbytes
     monkeypatch.setattr(ring_module, "_allocate", refuse)
     for room, message in ((6 * slot, "data.workers=2 fits"), (2 * slot, "data.workers=1 --set train.batch=4 fits")):
         monkeypatch.setattr(ring_module, "free_bytes", lambda folder, room=room: room)

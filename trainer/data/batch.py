@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import methodcaller
 from typing import Any
@@ -73,6 +73,7 @@ class Batch:
         targets: (B,V,K) int64 numbers of the clips' table rows, or None.
         draws: (B,V,N) float64 uniform in [0, 1), numbers for the task's own choices that stay on the host; or None.
         steps_per_epoch: batches that make an epoch; infinite where there are none.
+        more: where the loader has several specs, what the others show of the same videos.
     """
 
     step: int
@@ -90,6 +91,7 @@ class Batch:
     targets: Tensor | None = None
     draws: npt.NDArray[np.float64] | None = None
     steps_per_epoch: float = math.inf
+    more: tuple[Batch, ...] = ()
 
     @property
     def epoch(self) -> float:
@@ -100,25 +102,45 @@ class Batch:
     def of(
         cls,
         step: int,
-        arrays: Mapping[str, npt.NDArray[Any]],
+        arrays: Sequence[Mapping[str, npt.NDArray[Any]]],
         labels: npt.NDArray[np.integer],
         rows: int,
         *,
-        flow_zero: float = 0.0,
+        flow_zeros: Sequence[float],
         steps_per_epoch: float = math.inf,
     ) -> Batch:
         """The first `rows` rows of a filled slot; tensors share its memory.
 
         Args:
+            arrays: of each spec.
             labels: (N,) of the whole data set.
-            flow_zero: the planes' number for no motion.
+            flow_zeros: for each spec, the planes' number for no motion.
             steps_per_epoch: batches that make an epoch.
         """
+        first, *more = (
+            cls._of(step, fields, labels, rows, zero, steps_per_epoch)
+            for fields, zero in zip(arrays, flow_zeros, strict=True)
+        )
+        return replace(first, more=tuple(more)) if more else first
+
+    @classmethod
+    def _of(
+        cls,
+        step: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.integer],
+        rows: int,
+        flow_zero: float,
+        steps_per_epoch: float,
+    ) -> Batch:
         part = {name: array[:rows] for name, array in arrays.items()}
         jitter = None
         if "apply" in part:
             # Small, and of the host: copied, so that keeping a plan does not keep a slot.
             jitter = JitterPlan(**{name: part[name].copy() for name in ("apply", "factors", "order")})
+        tensors: dict[str, Any] = {
+            name: torch.from_numpy(part[name]) for name in ("flow", "flow_step", "targets") if name in part
+        }
         return cls(
             step=step,
             clips=torch.from_numpy(part["clips"]),
@@ -132,7 +154,7 @@ class Batch:
             flow_zero=flow_zero,
             steps_per_epoch=steps_per_epoch,
             draws=part["draws"].copy() if "draws" in part else None,
-            **{name: torch.from_numpy(part[name]) for name in ("flow", "flow_step", "targets") if name in part},
+            **tensors,
         )
 
     def __len__(self) -> int:
@@ -152,13 +174,16 @@ class Batch:
         }
         if self.changes is not None:
             tensors["changes"] = replace(self.changes, frame=move(self.changes.frame), factor=move(self.changes.factor))
-        return replace(self, **tensors)
+        more = tuple(batch.to(device, non_blocking=non_blocking) for batch in self.more)
+        return replace(self, more=more, **tensors)
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the batch."""
         yield from (t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor))
         if self.changes is not None:
             yield from (self.changes.frame, self.changes.factor)
+        for batch in self.more:
+            yield from batch.tensors()
 
 
 def upload(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from shards.errors import UserError
 from shards.procs import Worker, WorkerError
 from trainer.data.plans import Job
-from trainer.data.ring import Arrays, Ring, TooSmallError
+from trainer.data.ring import AllArrays, Ring, TooSmallError
 from trainer.data.worker import Filled
 
 Request = tuple[int, int]  # step, rows
@@ -26,7 +26,7 @@ class Crew:
     def __init__(self, job: Job, *, workers: int, world: int, plugins: Sequence[str]) -> None:
         slots = 2 * workers + 1
         try:
-            self._ring = Ring.create(job.layout, slots)
+            self._ring = Ring.create(job.slot, slots)
         except TooSmallError as error:
             raise UserError(f"{error}: {_what_fits(error, job, workers, world)}") from error
         self._parent = os.getpid()
@@ -47,7 +47,7 @@ class Crew:
         """Whether the workers have been ended."""
         return not self.close.alive
 
-    def filled(self, requests: Iterable[Request]) -> Iterator[tuple[int, int, Arrays]]:
+    def filled(self, requests: Iterable[Request]) -> Iterator[tuple[int, int, AllArrays]]:
         """(step, rows, arrays) of every request, in order. Requests of an iteration before that are not yet answered
         are waited for first."""
         while self._asked:
@@ -70,12 +70,12 @@ class Crew:
                 raise answer.error or WorkerError(f"loading step {step} failed:\n{answer.trace}")
             yield step, rows, self._take(slot)
 
-    def _take(self, slot: int) -> Arrays:
+    def _take(self, slot: int) -> AllArrays:
         """The slot's arrays; or, where batches that are still kept leave too few slots for the workers, a copy."""
         held = self._ring.slots - len(self._free) - len(self._asked)
         if held <= self._ring.slots - len(self._workers):
             return self._ring.lease(slot, self._free.append)
-        arrays = {name: array.copy() for name, array in self._ring.arrays(slot).items()}
+        arrays = tuple({name: array.copy() for name, array in part.items()} for part in self._ring.arrays(slot))
         self._free.append(slot)
         return arrays
 
@@ -118,11 +118,11 @@ def _end(workers: list[Worker], ring: Ring, parent: int) -> None:
 
 def _what_fits(error: TooSmallError, job: Job, workers: int, world: int) -> str:
     """The setting with which the ring fits."""
-    fewer = min(workers - 1, (error.available // job.layout.nbytes - 1) // 2)
+    fewer = min(workers - 1, (error.available // job.slot.nbytes - 1) // 2)
     if fewer >= 1:
         remedy = f"--set data.workers={fewer}"
     else:
-        rows = error.available * job.rows // (3 * job.layout.nbytes)
+        rows = error.available * job.rows // (3 * job.slot.nbytes)
         if rows < 1:
             return f"free some of it, or give {error.folder} more (docker run --shm-size=8g)"
         remedy = f"--set data.workers=1 --set train.batch={rows * world}"

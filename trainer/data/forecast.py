@@ -17,13 +17,12 @@ import numpy as np
 from shards.dataset import Dataset
 from shards.errors import UserError
 from shards.mixture import Mixture
-from shards.spec import ClipSpec
 from shards.storage import StorageOptions
 from shards.storage.base import Span
 from shards.storage.spans import Run, coalesce
-from trainer.data.jobs import make_job, open_for
+from trainer.data.jobs import Specs, make_job, open_for
 from trainer.data.pictures import shown, stored
-from trainer.data.plans import Job, plan_rows, together
+from trainer.data.plans import Job, pictured, plan_rows, together
 from trainer.data.quality import Quality, quality_of
 from trainer.data.shard_use import Cached, Cluster, cached, shards_of, sizes_of, working_set
 
@@ -61,7 +60,7 @@ class Forecast:
 
 def forecast(
     data: Dataset | Mixture,
-    spec: ClipSpec,
+    specs: Specs,
     cluster: Cluster,
     *,
     batch: int,
@@ -84,10 +83,10 @@ def forecast(
     """
     if steps is not None and epochs is not None:
         raise UserError(f"give steps ({steps}) or epochs ({epochs:g}), not both")
-    data = open_for(data, spec)
+    data = open_for(data, specs)
     job = make_job(
         data,
-        spec,
+        specs,
         batch=batch,
         seed=seed,
         repeats=repeats,
@@ -112,7 +111,7 @@ def forecast(
         shards=len(held),
         tar_bytes=sum(sizes[tar] for tar in sizes if (tar[0], tar[2]) in held),
         items=count * batch,
-        clips=count * batch * spec.clips,
+        clips=count * batch * sum(spec.clips for spec in job.specs),
         steps=count,
         epochs=count * batch / length,
         shuffle=shuffle,
@@ -130,7 +129,6 @@ def _ranges(job: Job, cluster: Cluster, steps: int) -> tuple[int, int, int]:
     some = min(steps, max(1, cluster.measured // job.batch))
     chosen = np.unique(np.linspace(0, steps - 1, some).round().astype(np.int64)).tolist()
     asked: list[Run] = []
-    shown_columns = [column for column in job.spec.columns if column != job.spec.table]
     merges = {part.url: _merging(part, cluster) for part in job.parts}
 
     def merged(dataset: Dataset, sample: int, wanted: list[int], column: str) -> list[Run]:
@@ -141,12 +139,13 @@ def _ranges(job: Job, cluster: Cluster, steps: int) -> tuple[int, int, int]:
         for step in chosen:
             rows = plan_rows(mine, step, job.rows)
             for start, stop in together(rows):
-                item = shown(job.parts, rows[start:stop], np.empty((stop - start, 1, 1), np.uint8))
-                for column in shown_columns:
+                for column, uses in pictured(job.specs).items():
+                    item = shown(job.parts, rows[start:stop], [(view, None) for view, _ in uses])
                     asked += merged(item.dataset, item.sample, stored(column, item), column)
-            if job.spec.table is not None:  # read for the plans, once for all rows of a sample
+            for table in (spec.table for spec in job.specs if spec.table is not None):
+                # Read for the plans, once for all rows of a sample.
                 for part, sample in {(row.part, row.sample) for row in rows}:
-                    asked += merged(job.parts[part], sample, [0], job.spec.table)
+                    asked += merged(job.parts[part], sample, [0], table)
     return len(chosen) * job.batch, len(asked), sum(run.size for run in asked)
 
 

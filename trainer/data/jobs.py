@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,27 +16,34 @@ from shards.errors import UserError
 from shards.mixture import Mixture, order_of
 from shards.spec import ClipSpec, VideoFacts
 from trainer.data.pictures import flow_zero, is_flow, pixel_type
-from trainer.data.plans import Job
-from trainer.data.ring import Layout
+from trainer.data.plans import Job, columns_of
+from trainer.data.ring import Layout, Slot
 
 Samples = npt.NDArray[np.int64]
+Specs = ClipSpec | Sequence[ClipSpec]
 
 
-def open_for(url: str | Path | Dataset | Mixture, spec: ClipSpec) -> Dataset | Mixture:
-    """A data set or mixture with the columns of a spec open.
+def every_spec(specs: Specs) -> tuple[ClipSpec, ...]:
+    """One spec or several as a tuple."""
+    return (specs,) if isinstance(specs, ClipSpec) else tuple(specs)
+
+
+def open_for(url: str | Path | Dataset | Mixture, specs: Specs) -> Dataset | Mixture:
+    """A data set or mixture with the columns of one or several specs open.
 
     Raises:
         UserError: a data set lacks a column, or holds something else in it.
     """
     dataset = open_dataset(url) if isinstance(url, (str, Path)) else url
     for part in parts_of(dataset):
-        check_columns(part, spec)
-    return dataset.with_columns(spec.columns)
+        for spec in every_spec(specs):
+            check_columns(part, spec)
+    return dataset.with_columns(columns_of(every_spec(specs)))
 
 
 def make_job(
     dataset: Dataset | Mixture,
-    spec: ClipSpec,
+    specs: Specs,
     *,
     batch: int,
     seed: int = 0,
@@ -66,25 +74,29 @@ def make_job(
         weighted=weighted,
     )
     rows = batch // world
-    jitter = spec.jitter is not None and spec.sampling != "uniform"
+    specs = every_spec(specs)
     return Job(
         parts=parts_of(dataset),
-        spec=spec,
+        specs=specs,
         samples=samples,
         order=order,
         seed=seed,
         batch=batch,
         first=rank * rows,
         rows=rows,
-        layout=Layout(
-            rows=rows,
-            clips=spec.clips,
-            frames=spec.frames,
-            jitter=jitter,
-            draws=spec.draws,
-            **_contents(dataset, samples, spec),
-        ),
+        slot=Slot(tuple(_layout(dataset, samples, spec, rows) for spec in specs)),
         threads=_cores() // max(1, workers) or 1 if threads is None else threads,
+    )
+
+
+def _layout(dataset: Dataset | Mixture, samples: Samples, spec: ClipSpec, rows: int) -> Layout:
+    return Layout(
+        rows=rows,
+        clips=spec.clips,
+        frames=spec.frames,
+        jitter=spec.jitter is not None and spec.sampling != "uniform",
+        draws=spec.draws,
+        **_contents(dataset, samples, spec),
     )
 
 

@@ -17,8 +17,8 @@ from shards.mixture import Mixture
 from shards.spec import ClipSpec
 from trainer.data.batch import Batch
 from trainer.data.crew import Crew
-from trainer.data.jobs import flow_zero_of, make_job, open_for
-from trainer.data.ring import Arrays
+from trainer.data.jobs import Specs, flow_zero_of, make_job, open_for
+from trainer.data.ring import AllArrays
 from trainer.data.worker import Filler
 
 Samples = npt.NDArray[np.int64]
@@ -36,7 +36,8 @@ class Loader:
 
     Args:
         url: the data set, or one that is open, or an open mixture of several.
-        spec: what the task wants to see of a video.
+        specs: what the task wants to see of a video: a clip spec; or several, each of which has a batch of its own
+            (`Batch.more`) of the same videos, whose bytes are read and decoded once for all.
         batch: videos per step over all ranks.
         seed: selects order and draws.
         repeats: items per sample and epoch.
@@ -63,7 +64,7 @@ class Loader:
     def __init__(
         self,
         url: str | Path | Dataset | Mixture,
-        spec: ClipSpec,
+        specs: Specs,
         *,
         batch: int,
         seed: int = 0,
@@ -80,10 +81,10 @@ class Loader:
         threads: int | None = None,
         plugins: Iterable[str] = (),
     ) -> None:
-        self.dataset = open_for(url, spec)
+        self.dataset = open_for(url, specs)
         self._job = make_job(
             self.dataset,
-            spec,
+            specs,
             batch=batch,
             seed=seed,
             repeats=repeats,
@@ -100,7 +101,7 @@ class Loader:
         )
         self.samples, self._order = self._job.samples, self._job.order
         self._world, self._plugins, self.workers = world, tuple(plugins), workers
-        self._flow_zero = flow_zero_of(self.dataset, spec)
+        self._flow_zeros = [flow_zero_of(self.dataset, spec) for spec in self._job.specs]
         self.wait_seconds = 0.0
         self._crew: Crew | None = None
         self._filler: Filler | None = None
@@ -175,7 +176,7 @@ class Loader:
                 arrays,
                 self.dataset.labels,
                 rows,
-                flow_zero=self._flow_zero,
+                flow_zeros=self._flow_zeros,
                 steps_per_epoch=self.steps_per_epoch,
             )
             parts = [made]
@@ -188,12 +189,12 @@ class Loader:
         job = self._job
         return job.rows if end is None else min(job.rows, max(0, end - step * job.batch - job.first))
 
-    def _fill_here(self, steps: range, end: int | None) -> Iterator[tuple[int, int, Arrays]]:
+    def _fill_here(self, steps: range, end: int | None) -> Iterator[tuple[int, int, AllArrays]]:
         if self._filler is None:
             self._filler = Filler(self._job)
         for step in steps:
-            layout, rows = self._job.layout, self._rows(step, end)
-            arrays = layout.arrays(np.empty(layout.nbytes, np.uint8))
+            slot, rows = self._job.slot, self._rows(step, end)
+            arrays = slot.arrays(np.empty(slot.nbytes, np.uint8))
             self._filler.fill(step, rows, arrays)
             yield step, rows, arrays
 

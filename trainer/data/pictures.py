@@ -24,21 +24,27 @@ Pixels = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Shown:
-    """Clips of one sample to show, of one item or of several: which stored frames, (V,T), what to cut, (V,4), out of
-    frames resized to which (height, width), V of them, and where to write it, (V,T,H,W,C)."""
+    """Clips of one sample to show, of one item or of several, of one spec or of several.
+
+    Attributes:
+        frames: for each clip, (T,) numbers of stored frames.
+        crop: for each clip, (4,) what to cut.
+        sizes: for each clip, (height, width) of the resized frames to cut from.
+        out: for each clip, (T,H,W,C) to write to; empty where nothing is to be written.
+    """
 
     dataset: Dataset
     sample: int
-    frames: IntArray
-    crop: IntArray
-    sizes: tuple[tuple[int, int], ...]
-    out: Pixels
+    frames: Sequence[IntArray]
+    crop: Sequence[IntArray]
+    sizes: Sequence[tuple[int, int]]
+    out: Sequence[Pixels]
 
     def places(self) -> dict[int, list[tuple[int, int]]]:
         """Frame number → (clip, place in the clip) it is shown at."""
         found: dict[int, list[tuple[int, int]]] = {}
-        for v, numbers in enumerate(self.frames.tolist()):
-            for t, number in enumerate(numbers):
+        for v, numbers in enumerate(self.frames):
+            for t, number in enumerate(numbers.tolist()):
                 found.setdefault(number, []).append((v, t))
         return found
 
@@ -51,21 +57,26 @@ class Shown:
         return found
 
     def boxes(self) -> list[tuple[slice, slice]]:
-        return [(slice(top, top + h), slice(left, left + w)) for top, left, h, w in self.crop.tolist()]
+        return [
+            (slice(top, top + h), slice(left, left + w)) for top, left, h, w in (crop.tolist() for crop in self.crop)
+        ]
 
 
-def shown(parts: Sequence[Dataset], rows: Sequence[Row], out: Pixels) -> Shown:
+def shown(parts: Sequence[Dataset], rows: Sequence[Row], outs: Sequence[tuple[int, Pixels | None]]) -> Shown:
     """Rows of one sample, read together.
 
     Args:
-        out: (rows,V,T,H,W,C), contiguous.
+        outs: numbers of specs, each with an array (rows,V,T,H,W,C) to write to, or None to write nothing.
     """
-    first, plans = rows[0], [row.plan for row in rows]
-    sizes = tuple(plan.size for plan in plans for _ in range(len(plan.frames)))
-    if len(rows) == 1:
-        return Shown(parts[first.part], first.sample, plans[0].frames, plans[0].crop, sizes, out[0])
-    frames, crop = np.concatenate([plan.frames for plan in plans]), np.concatenate([plan.crop for plan in plans])
-    return Shown(parts[first.part], first.sample, frames, crop, sizes, out.reshape(-1, *out.shape[2:]))
+    shows = [(row.plans[view], None if out is None else out[i]) for view, out in outs for i, row in enumerate(rows)]
+    return Shown(
+        dataset=parts[rows[0].part],
+        sample=rows[0].sample,
+        frames=[frames for plan, _ in shows for frames in plan.frames],
+        crop=[crop for plan, _ in shows for crop in plan.crop],
+        sizes=[plan.size for plan, _ in shows for _ in range(len(plan.frames))],
+        out=[clip for _, out in shows if out is not None for clip in out],
+    )
 
 
 def stored(column: str, item: Shown) -> list[int]:
@@ -145,7 +156,7 @@ def _show(
             if size != image.shape[:2]:
                 resized = cv2.resize(image, size[::-1], dst=buffers.get(size), interpolation=cv2.INTER_LINEAR)
                 buffers[size] = resized
-        _cut(resized[boxes[v]], item.out[v, t])
+        _cut(resized[boxes[v]], item.out[v][t])
 
 
 def _write_decoded(column: str, item: Shown) -> None:
@@ -197,7 +208,7 @@ def write_flow(column: str, items: Sequence[Shown]) -> None:
                     if item.sizes[v] != size:
                         size = item.sizes[v]
                         resized = _resized_plane(plane, size)
-                    item.out[v, t, ..., channel] = resized[boxes[v]]
+                    item.out[v][t, ..., channel] = resized[boxes[v]]
 
 
 def _resized_plane(plane: Pixels, size: tuple[int, int]) -> Pixels:

@@ -25,13 +25,15 @@ from shards.errors import StorageError
 
 Bytes = npt.NDArray[np.uint8]
 Arrays = dict[str, npt.NDArray[np.generic]]
+AllArrays = tuple[Arrays, ...]
+"""Arrays of one batch, for each spec in turn."""
 
 _ALIGN = 4096  # of fields and slots: a page, so that a slot can be locked for a device on its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The arrays of one batch and where they lie in a slot.
+    """The arrays of one batch and spec, and where they lie in their part of a slot.
 
     Args:
         rows: B, videos of this rank per batch.
@@ -92,7 +94,7 @@ class Layout:
 
     @cached_property
     def nbytes(self) -> int:
-        """Size of a slot."""
+        """Size of the part."""
         dtype, shape, offset = list(self.fields.values())[-1]
         return -(-(offset + prod(shape) * dtype.itemsize) // _ALIGN) * _ALIGN
 
@@ -104,6 +106,26 @@ class Layout:
         }
 
 
+@dataclass(frozen=True)
+class Slot:
+    """The room of one batch: what each spec shows of the videos, one part after the other."""
+
+    layouts: tuple[Layout, ...]
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Size of a slot."""
+        return sum(layout.nbytes for layout in self.layouts)
+
+    def arrays(self, memory: Bytes) -> AllArrays:
+        """The fields of every part as views into `memory` (at least `nbytes` long)."""
+        found, offset = [], 0
+        for layout in self.layouts:
+            found.append(layout.arrays(memory[offset:]))
+            offset += layout.nbytes
+        return tuple(found)
+
+
 class TooSmallError(StorageError):
     """There is less shared memory than a ring needs. `needed`, `available` in bytes, `folder` where."""
 
@@ -113,18 +135,18 @@ class TooSmallError(StorageError):
 
 
 class Ring:
-    """`slots` slots for batches of a layout. Make one with `create`, pass `fd` on, open it there with the constructor.
+    """`slots` slots for batches. Make one with `create`, pass `fd` on, open it there with the constructor.
 
     Attributes:
         fd: descriptor of the memory file; a worker inherits it.
     """
 
-    def __init__(self, fd: int, layout: Layout, slots: int) -> None:
-        self.fd, self.layout, self.slots = fd, layout, slots
-        self._memory = mmap.mmap(fd, layout.nbytes * slots)
+    def __init__(self, fd: int, slot: Slot, slots: int) -> None:
+        self.fd, self.slot, self.slots = fd, slot, slots
+        self._memory = mmap.mmap(fd, slot.nbytes * slots)
 
     @classmethod
-    def create(cls, layout: Layout, slots: int, *, folder: Path | None = None) -> Ring:
+    def create(cls, slot: Slot, slots: int, *, folder: Path | None = None) -> Ring:
         """Allocate a ring in `folder` (default: /dev/shm, else the temporary folder).
 
         Raises:
@@ -133,7 +155,7 @@ class Ring:
         place = shared_memory_folder() if folder is None else folder
         with tempfile.TemporaryFile(dir=place) as file:
             fd = os.dup(file.fileno())
-        size = layout.nbytes * slots
+        size = slot.nbytes * slots
         try:
             _allocate(fd, size)
         except OSError as error:
@@ -141,21 +163,21 @@ class Ring:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
                 raise TooSmallError(size, free_bytes(place), place) from error
             raise StorageError(f"shared memory of {size:,} bytes cannot be made in {place}: {error}") from error
-        return cls(fd, layout, slots)
+        return cls(fd, slot, slots)
 
-    def arrays(self, slot: int) -> Arrays:
+    def arrays(self, slot: int) -> AllArrays:
         """The fields of a slot, to be filled."""
-        return self.layout.arrays(self._slot(slot))
+        return self.slot.arrays(self._memory_of(slot))
 
-    def lease(self, slot: int, released: Callable[[int], None]) -> Arrays:
+    def lease(self, slot: int, released: Callable[[int], None]) -> AllArrays:
         """The fields of a slot, to be read; `released(slot)` is called when the last view of them is gone.
 
         Views include torch tensors made of these arrays and slices of such tensors.
         """
-        memory = self._slot(slot)
+        memory = self._memory_of(slot)
         # NumPy and torch keep the array that a view was taken of alive as the view's base, so its end is their end.
         weakref.finalize(memory, released, slot).atexit = False
-        return self.layout.arrays(memory)
+        return self.slot.arrays(memory)
 
     def close(self) -> None:
         """Close the descriptor. The memory goes when the last view of it is gone, here and in the workers."""
@@ -163,10 +185,10 @@ class Ring:
             os.close(self.fd)
             self.fd = -1
 
-    def _slot(self, slot: int) -> Bytes:
+    def _memory_of(self, slot: int) -> Bytes:
         if not 0 <= slot < self.slots:
             raise IndexError(f"slot {slot} of a ring of {self.slots}")
-        return np.frombuffer(self._memory, np.uint8, self.layout.nbytes, slot * self.layout.nbytes)
+        return np.frombuffer(self._memory, np.uint8, self.slot.nbytes, slot * self.slot.nbytes)
 
 
 def shared_memory_folder() -> Path:

@@ -85,7 +85,7 @@ def sizes_of(job: Job) -> dict[Tar, int]:
     return {
         (number, column, shard): size
         for number, part in enumerate(job.parts)
-        for column in job.spec.columns
+        for column in job.columns
         for shard, size in enumerate(part.tar_sizes(column).tolist())
     }
 
@@ -120,7 +120,7 @@ def _used_sizes(job: Job) -> list[IntArray]:
     """Bytes of the shards of the selection over all columns, for every part."""
     parts, samples = _located(job, job.samples)
     return [
-        np.sum([part.tar_sizes(column) for column in job.spec.columns], axis=0)[
+        np.sum([part.tar_sizes(column) for column in job.columns], axis=0)[
             np.unique(_shard(job, number, samples[parts == number]))
         ]
         for number, part in enumerate(job.parts)
@@ -138,7 +138,7 @@ def cached(job: Job, cluster: Cluster, steps: int, sizes: dict[Tar, int], capaci
         cache, epoch = kept[node], done // job.order.epoch_length
         done += len(parts)
         for part, shard in zip(parts.tolist(), shards.tolist(), strict=True):
-            for column in job.spec.columns:
+            for column in job.columns:
                 tar = (part, column, shard)
                 if tar in cache:
                     cache.move_to_end(tar)

@@ -47,10 +47,10 @@ def simulate(
     known = {name: getattr(resolved.data, name) for name in names}
     known |= {"batch": resolved.train.batch, "seed": resolved.train.seed}
     opened = open_data(data)
-    return forecast(opened, _spec(resolved, opened), cluster, **{**known, **given})
+    return forecast(opened, _specs(resolved, opened), cluster, **{**known, **given})
 
 
-def _spec(recipe: Any, data: Dataset | Mixture) -> ClipSpec:
+def _specs(recipe: Any, data: Dataset | Mixture) -> tuple[ClipSpec, ...]:
     from trainer.engine.build import task_of  # noqa: PLC0415 (it imports torch)
 
-    return task_of(recipe, data).spec
+    return task_of(recipe, data).specs

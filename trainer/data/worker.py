@@ -18,8 +18,8 @@ import cv2
 from shards import errors
 from shards.errors import UserError
 from trainer.data.pictures import Shown, flow_step, is_flow, shown, write_flow, write_frames
-from trainer.data.plans import Job, plan_rows, together
-from trainer.data.ring import Arrays, Ring
+from trainer.data.plans import Job, Row, pictured, plan_rows, together
+from trainer.data.ring import AllArrays, Arrays, Ring
 
 _CHECK_PARENT_SECONDS = 5.0
 _TOGETHER = 8  # items at most that are read before they are decoded, for the same reason as planning first
@@ -32,8 +32,8 @@ class Filler:
         self.job = job
         self._pool = ThreadPoolExecutor(job.threads) if job.threads > 1 else None
 
-    def fill(self, step: int, rows: int, arrays: Arrays) -> None:
-        """Write the first `rows` of this rank's rows of batch `step`.
+    def fill(self, step: int, rows: int, arrays: AllArrays) -> None:
+        """Write the first `rows` of this rank's rows of batch `step`, for each spec.
 
         Raises:
             UserError: a sample cannot be shown as the spec asks; names its key.
@@ -42,8 +42,33 @@ class Filler:
         job, parts = self.job, self.job.parts
         # All plans before any pixel: in turn, each would find its code and data gone from the processor's caches.
         found = plan_rows(job, step, rows)
-        for place, row in enumerate(found):
-            plan = row.plan
+        for view, spec in enumerate(job.specs):
+            self._note(found, view, spec.flow or spec.column, arrays[view])
+        runs = list(together(found))
+        if all(part.storage.near for part in parts):
+            size = min(
+                _TOGETHER, max(1, len(runs) // (4 * job.threads))
+            )  # but enough groups to keep all threads at work
+        else:
+            size = -(-len(runs) // job.threads)  # what comes from far away is asked for all at once
+        self._show(
+            [
+                (
+                    column,
+                    [
+                        shown(parts, found[start:stop], [(view, arrays[view][name][start:stop]) for view, name in uses])
+                        for start, stop in some
+                    ],
+                )
+                for column, uses in pictured(job.specs).items()
+                for some in (runs[i : i + size] for i in range(0, len(runs), size))
+            ]
+        )
+
+    def _note(self, rows: Sequence[Row], view: int, column: str, arrays: Arrays) -> None:
+        """Write what the plans of one spec say."""
+        for place, row in enumerate(rows):
+            plan = row.plans[view]
             arrays["sample"][place] = row.number
             arrays["stride"][place], arrays["frames"][place], arrays["flip"][place] = (
                 plan.stride,
@@ -58,23 +83,7 @@ class Filler:
             if plan.draws is not None:
                 arrays["draws"][place] = plan.draws
             if "flow_step" in arrays:
-                column = job.spec.flow or job.spec.column
-                arrays["flow_step"][place] = flow_step(parts[row.part], column, row.sample, plan.size)
-        runs = list(together(found))
-        if all(part.storage.near for part in parts):
-            size = min(
-                _TOGETHER, max(1, len(runs) // (4 * job.threads))
-            )  # but enough groups to keep all threads at work
-        else:
-            size = -(-len(runs) // job.threads)  # what comes from far away is asked for all at once
-        self._show(
-            [
-                (column, [shown(parts, found[start:stop], arrays[name][start:stop]) for start, stop in some])
-                for name, column in {"clips": job.spec.column, "flow": job.spec.flow}.items()
-                if column is not None
-                for some in (runs[i : i + size] for i in range(0, len(runs), size))
-            ]
-        )
+                arrays["flow_step"][place] = flow_step(self.job.parts[row.part], column, row.sample, plan.size)
 
     def _show(self, groups: Sequence[tuple[str, Sequence[Shown]]]) -> None:
         """Decode groups of items, each of one column."""
@@ -113,7 +122,7 @@ def serve(connection: Connection, argument: tuple[int, int, int]) -> None:
     fd, slots, parent = argument
     cv2.setNumThreads(0)  # the job's threads are the parallelism
     job: Job = connection.recv()
-    ring = Ring(fd, job.layout, slots)
+    ring = Ring(fd, job.slot, slots)
     filler = Filler(job)
     while True:
         # A process that the trainer forked may hold the pipe open after the trainer's death.

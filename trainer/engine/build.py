@@ -30,7 +30,7 @@ def loader_of(
     data, train = recipe.data, recipe.train
     return Loader(
         dataset,
-        task.spec,
+        task.specs,
         batch=train.batch,
         seed=train.seed,
         repeats=data.repeats,

@@ -53,6 +53,11 @@ class Task(nn.Module):
         self.spec = data.spec()
 
     @property
+    def specs(self) -> tuple[ClipSpec, ...]:
+        """All that this task wants to see of a video, `spec` first: of further specs come batches of their own."""
+        return (self.spec,)
+
+    @property
     def backbones(self) -> list[Backbone]:
         """The backbone and others of the task, such as a key network: what the engine compiles and lays out."""
         return [module for module in self.modules() if isinstance(module, Backbone)]
