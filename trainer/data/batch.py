@@ -31,6 +31,14 @@ class ColourChanges:
     factor: Tensor
     groups: tuple[tuple[int, int, int], ...]
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ColourChanges:
+        """The changes on a device; `non_blocking` as for `Batch.to`."""
+        return replace(
+            self,
+            frame=_moved(self.frame, device, non_blocking=non_blocking),
+            factor=_moved(self.factor, device, non_blocking=non_blocking),
+        )
+
     @classmethod
     def of(cls, plan: JitterPlan) -> ColourChanges:
         """Changes of a plan with leading shape (B,V,T), without those that change nothing."""
@@ -160,20 +168,35 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sample)
 
+    def first_clips(self, count: int) -> Batch:
+        """The first `count` of the V clips of every video; the clips themselves share this batch's memory."""
+        if count == self.clips.shape[1]:
+            return self
+        tensors: dict[str, Any] = {
+            name: part[:, :count]
+            for name in ("clips", "stride", "frames", "flip", "flow", "targets")
+            if (part := getattr(self, name)) is not None
+        }
+        jitter = self.jitter
+        if jitter is not None:
+            jitter = JitterPlan(
+                apply=jitter.apply[:, :count], factors=jitter.factors[:, :count], order=jitter.order[:, :count]
+            )
+            tensors["changes"] = ColourChanges.of(jitter).to(self.clips.device, non_blocking=True)
+        draws = None if self.draws is None else self.draws[:, :count]
+        return replace(self, jitter=jitter, draws=draws, **tensors)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch on a device. `non_blocking` copies through pinned memory, which torch's host allocator keeps
         until the copy is done; the batch itself may be dropped at once."""
 
-        def move(tensor: Tensor) -> Tensor:
-            if non_blocking and torch.device(device).type == "cuda" and not tensor.is_cuda:
-                return tensor.pin_memory().to(device, non_blocking=True)
-            return tensor.to(device)
-
         tensors: dict[str, Any] = {
-            f.name: move(t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)
+            f.name: _moved(t, device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(t := getattr(self, f.name), Tensor)
         }
         if self.changes is not None:
-            tensors["changes"] = replace(self.changes, frame=move(self.changes.frame), factor=move(self.changes.factor))
+            tensors["changes"] = self.changes.to(device, non_blocking=non_blocking)
         more = tuple(batch.to(device, non_blocking=non_blocking) for batch in self.more)
         return replace(self, more=more, **tensors)
 
@@ -184,6 +207,12 @@ class Batch:
             yield from (self.changes.frame, self.changes.factor)
         for batch in self.more:
             yield from batch.tensors()
+
+
+def _moved(tensor: Tensor, device: torch.device | str, *, non_blocking: bool) -> Tensor:
+    if non_blocking and torch.device(device).type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def upload(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:

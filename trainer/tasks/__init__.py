@@ -15,11 +15,24 @@ from trainer.tasks.base import Task
 from trainer.tasks.classify import Classify
 from trainer.tasks.concepts import Concepts
 from trainer.tasks.cpd import Cpd
+from trainer.tasks.joint import Joint
 from trainer.tasks.pace import Pace
 from trainer.tasks.rspnet import Rspnet
 from trainer.tasks.statistics import Statistics
 
-__all__ = ["TASKS", "Classify", "Concepts", "Cpd", "Pace", "Rspnet", "Statistics", "Task", "build_task", "find_task"]
+__all__ = [
+    "TASKS",
+    "Classify",
+    "Concepts",
+    "Cpd",
+    "Joint",
+    "Pace",
+    "Rspnet",
+    "Statistics",
+    "Task",
+    "build_task",
+    "find_task",
+]
 
 TASKS: dict[str, type[Task]] = {
     "pace": Pace,
@@ -28,6 +41,7 @@ TASKS: dict[str, type[Task]] = {
     "cpd": Cpd,
     "concepts": Concepts,
     "classify": Classify,
+    "joint": Joint,
 }
 
 

@@ -50,8 +50,10 @@ class RspnetOptions(Strict):
     Args:
         speeds: of a video's clips the slow ones take every frame, the fast ones every r-th, r one of these. Clips have
             `data.frames` frames at both speeds, from windows of r times as many.
-        draw: "batch": half of each batch has slow queries, the other half fast ones, as in the reference. "sample": a
-            coin for each video.
+        pairs: of speeds that are compared: "slow": 1 and one of `speeds`, as in the reference. "all": any two of 1 and
+            `speeds`, so that a query has each speed equally often.
+        draw: "batch": half of each batch has slow queries, the other half fast ones, as in the reference; each pair is
+            in it equally often. "sample": drawn for each video.
         rule: what a clip does that runs over the end of its video (`shards.spec.ClipSpec.when_short`). "window": cuts
             fall at the same places at both speeds. "loop": the reference's, whose cuts tell the speed.
         projection: D, width of both embeddings.
@@ -70,6 +72,7 @@ class RspnetOptions(Strict):
     """
 
     speeds: tuple[int, ...] = (2,)
+    pairs: Literal["slow", "all"] = "slow"
     draw: Literal["batch", "sample"] = "batch"
     rule: Literal["window", "loop"] = "window"
     projection: int = Field(default=128, ge=1)
@@ -109,13 +112,14 @@ class Rspnet(Task):
                 f"data.when_short is {data.when_short!r}, but the task rspnet decides this itself; remove it, or set "
                 f"task.rule to one of: window, loop"
             )
-        fast = range(1, len(options.speeds) + 1)
+        places = range(len(options.speeds) + 1)
+        pairs = [(a, b) for a in places for b in places if a != b and (0 in (a, b) or options.pairs == "all")]
         self.options = options
         self.spec = replace(
             data.spec(strides=(1, *options.speeds), clips=3),
             when_short=options.rule,
             windows=(0, 1, 1),
-            stride_rows=tuple(row for r in fast for row in ((0, 0, r), (r, r, 0))),
+            stride_rows=tuple((a, a, b) for a, b in sorted(pairs, key=lambda pair: (max(pair), pair))),
             deal=options.draw == "batch",
         )
         self.heads = nn.ModuleList([Head(backbone.width, options.projection, options.head) for _ in (_A, _M)])
