@@ -44,7 +44,7 @@ def columns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dest
 
 
-def measured(data: Any, spec: ClipSpec, *, ranks: int, steps: int, **options: Any) -> tuple[int, int]:
+def measured(data: Any, spec: ClipSpec | list[ClipSpec], *, ranks: int, steps: int, **options: Any) -> tuple[int, int]:
     """Reads and bytes of a run, without those of opening its data."""
     reads = size = 0
     for rank in range(ranks):
@@ -87,6 +87,17 @@ def test_all_columns_are_counted(columns: Path, spec: ClipSpec) -> None:
     options: dict[str, Any] = {"batch": 6, "steps": 3, "seed": 1, "repeats": 2, "clips_per_read": 2}
     found = forecast(open_data(columns), spec, Cluster(ranks=3), **options)
     assert (found.reads, found.bytes) == measured(columns, spec, ranks=3, **options)
+
+
+def test_specs_that_share_their_reads_are_counted(columns: Path) -> None:
+    specs = [ClipSpec(frames=4, strides=(1, 2), clips=2, crop=24), ClipSpec(frames=6, crop=16, flow="flow")]
+    specs.append(ClipSpec(frames=4, resize=(36, 44), crop=24, table="statistics"))
+    options: dict[str, Any] = {"batch": 6, "steps": 3, "seed": 1, "repeats": 2, "clips_per_read": 2}
+    found = forecast(open_data(columns), specs, Cluster(ranks=3), **options)
+    assert (found.reads, found.bytes) == measured(columns, specs, ranks=3, **options)
+    assert found.clips == 18 * 4
+    alone = [forecast(open_data(columns), spec, Cluster(ranks=3), **options) for spec in specs]
+    assert found.reads < sum(each.reads for each in alone) and found.bytes < sum(each.bytes for each in alone)
 
 
 def test_encoded_videos_of_others_are_counted(tmp_path: Path) -> None:
