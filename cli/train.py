@@ -42,6 +42,13 @@ _SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "launcher": 143}
 @click.option(
     "--log", "sinks", default="csv", show_default=True, metavar="LIST", help="Any of csv, tensorboard, wandb."
 )
+@click.option(
+    "--skip-nan",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Leave out up to N steps of the run whose loss is not finite.  [0: the first ends it]",
+)
 def train(
     recipe: str,
     data: tuple[str, ...],
@@ -55,6 +62,7 @@ def train(
     gpus: int | None,
     max_time: str | None,
     sinks: str,
+    skip_nan: int,
 ) -> int:
     """Train a backbone by a recipe.
 
@@ -98,6 +106,7 @@ def train(
                 overrides=changes,
                 max_time=max_time,
                 log=[name.strip() for name in sinks.split(",") if name.strip()],
+                skip_nan=skip_nan,
                 on_event=console,
             )
     except SharedError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from trainer.engine.optim import build_optimizer, load_optimizer, set_learning_r
 from trainer.engine.runs import CHECKPOINTS, WEIGHTS
 from trainer.engine.schedule import Length, learning_rate
 from trainer.engine.sinks import Sink
+from trainer.engine.skips import Skipped, Skips
 from trainer.engine.stop import REASONS, Stop
 from trainer.models.base import InputConvention
 from trainer.models.weights import load_strict, save_weights
@@ -42,6 +43,7 @@ class Parts:
     Attributes:
         info: what every checkpoint tells besides step and epoch.
         sinks: empty on all ranks but 0.
+        skip_nan: steps of the whole run that may be left out because their loss is not finite.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Parts:
     sinks: list[Sink]
     notify: Notify
     info: Mapping[str, Any]
+    skip_nan: int = 0
 
 
 class Trainer:
@@ -62,6 +65,7 @@ class Trainer:
     Attributes:
         step: steps done.
         row: the last log line.
+        skips: steps that were left out.
     """
 
     def __init__(self, parts: Parts, start: Checkpoint | None) -> None:
@@ -69,6 +73,7 @@ class Trainer:
         self._config, self._ranks, self._task = parts.recipe.train, parts.ranks, parts.task
         self._device = parts.ranks.device
         self._optimizer = build_optimizer(parts.task, parts.recipe.optim, fused=self._config.fused)
+        self.skips = Skips(parts.skip_nan, () if start is None else start.info.get("skipped", ()))
         if start is not None:
             self._restore(start)
         self._saved = self.step
@@ -104,17 +109,22 @@ class Trainer:
                 self._held_out.close()
         return ""
 
-    def _train_step(self, batch: Batch) -> dict[str, Tensor]:
-        recipe = self.parts.recipe
+    def _train_step(self, batch: Batch) -> dict[str, Tensor] | None:
+        """The task's scalars; None where the step was left out."""
+        recipe, skips = self.parts.recipe, self.skips
         seed_step(self._config.seed, batch.step, self._ranks.rank)
         lr = learning_rate(recipe.schedule, recipe.optim.lr, batch.step, self.parts.length)
         set_learning_rate(self._optimizer, lr)
+        if skips.left:
+            skips.hold(self._task)
         with self._autocast():
             scalars: dict[str, Tensor] = self._model(batch)
         if "loss" not in scalars:
             raise UserError(
                 f"task {recipe.task.name} gave {', '.join(scalars) or 'nothing'}; one of its scalars must be 'loss'"
             )
+        if skips.left and self._left_out(batch, scalars["loss"]):
+            return None
         scalars["loss"].backward()  # type: ignore[no-untyped-call]
         self._task.before_step(batch.step)
         if recipe.optim.clip_norm is not None:
@@ -124,18 +134,37 @@ class Trainer:
         self._task.after_step(batch.step)
         return scalars
 
-    def _after(self, batch: Batch, scalars: dict[str, Tensor]) -> str:
+    def _left_out(self, batch: Batch, loss: Tensor) -> bool:
+        """Leave a step out if its loss is not finite on any rank; waits for the device."""
+        mine = float(loss.detach())
+        bad = not math.isfinite(mine)
+        if not self._ranks.most([bad])[0]:
+            return False
+        self.skips.put_back(self._task)
+        keys = [self.parts.loader.dataset.key(int(i)) for i in batch.sample.tolist()] if bad else []
+        found = [it for it in self._ranks.gather((mine, keys)) if it[1]]
+        every = tuple(key for _, keys in found for key in keys)
+        skipped = Skipped(step=batch.step + 1, loss=str(found[0][0]), keys=every)
+        if self._ranks.most([not all_finite(self._task)])[0]:
+            raise self._error(f"{skipped}, and the weights are not finite, so no batch is to blame. {self._remedy()}")
+        self.skips.steps.append(skipped)
+        left = f"left out; {self.skips.left} more may be (--skip-nan {self.skips.allowed})"
+        self.parts.notify({"event": "skip", **asdict(skipped), "keys": list(every), "message": f"{skipped}: {left}"})
+        return True
+
+    def _after(self, batch: Batch, scalars: dict[str, Tensor] | None) -> str:
         """Bookkeeping of a step: finiteness, log, validation, checkpoint; returns why to stop, or ""."""
         self.step = done = batch.step + 1
-        self._finite.add(batch.step, scalars["loss"], batch.sample)
-        self._scalars.update(scalars)
+        if scalars is not None:
+            self._finite.add(batch.step, scalars["loss"], batch.sample)
+            self._scalars.update(scalars)
         self._watch.count(self._config.batch * self._task.spec.clips)
         stop, bad = self._ranks.most([self.parts.stop.reason(), self._finite.bad() is not None])
         if bad:
             self._report_bad()
         self.parts.notify({"event": "step", "done": done})
         last = done == self.parts.length.total
-        if done % self._config.log_every == 0 or last:
+        if self._scalars and (done % self._config.log_every == 0 or last):  # no line where all steps were left out
             self._log()
         validation = self._config.validation
         if validation is not None and (last or self._crosses(validation.every)):
@@ -229,6 +258,7 @@ class Trainer:
         parts = self.parts
         info = {**parts.info, "step": self.step, "epoch": parts.length.epoch(self.step)}
         info["convention"] = self._task.backbone.convention.tree()
+        info["skipped"] = self.skips.tree()
         if validation is not None:
             info["validation"] = validation
         path = save_checkpoint(
@@ -270,8 +300,11 @@ class Trainer:
         if bad is not None:
             mine = (bad.step, float(bad.loss), [dataset.key(int(i)) for i in bad.samples.tolist()])
         step, loss, keys = min(found for found in self._ranks.gather(mine) if found is not None)
-        shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-        raise self._error(f"loss is {loss} in step {step + 1}, on the videos {shown}. {self._remedy()}")
+        bad_step, before = Skipped(step=step + 1, loss=str(loss), keys=tuple(keys)), self.skips.steps
+        told = f", after steps {', '.join(str(it.step) for it in before)} were left out" if before else ""
+        again = "--resume" if self._saved else "another --out"
+        more = f"{again} --skip-nan {len(before) + 1} leaves such steps out"
+        raise self._error(f"{bad_step}{told}. {self._remedy()}; {more}")
 
     def _remedy(self) -> str:
         saved = f"The last good checkpoint is of step {self._saved}" if self._saved else "There is no checkpoint yet"

@@ -22,6 +22,10 @@ class ScalarMeter:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to read."""
+        return bool(self._sums)
+
     def update(self, scalars: dict[str, Tensor], *, weight: int = 1) -> None:
         """Add one step's scalars."""
         for name, value in scalars.items():

@@ -34,6 +34,7 @@ from trainer.engine.runs import (
 )
 from trainer.engine.schedule import Length
 from trainer.engine.sinks import Sink, check_sinks, open_sinks
+from trainer.engine.skips import Skips
 from trainer.engine.stop import Stop, parse_duration
 
 
@@ -50,6 +51,7 @@ class RunResult:
         log: the last log line: loss, the task's scalars, lr, clips_per_s, data_wait, memory_mb; empty if nothing was
             left to do.
         resume_command: the command line that goes on.
+        skipped: steps that were left out, counted from 1; see `train`'s `skip_nan`.
     """
 
     run: Path
@@ -60,6 +62,7 @@ class RunResult:
     stopped: str
     log: Mapping[str, float]
     resume_command: str
+    skipped: tuple[int, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -77,6 +80,7 @@ def train(
     overrides: Sequence[str] = (),
     max_time: float | str | None = None,
     log: Sequence[str] = ("csv",),
+    skip_nan: int = 0,
     on_event: Notify | None = None,
 ) -> RunResult:
     """Train by a recipe on a packed data set. Needs no main guard; under torchrun it is one of the processes.
@@ -93,6 +97,8 @@ def train(
         device: "auto", "cpu", "cuda" or "cuda:N".
         max_time: seconds, or text such as "2h"; then save and stop.
         log: sinks, of "csv" (always on), "tensorboard", "wandb".
+        skip_nan: so many steps of the whole run, resumed or not, are left out if their loss is not finite; the next
+            one ends the run. While any are left, every step waits for its loss and keeps a copy of the task's buffers.
         on_event: called on rank 0 with dicts: "event" and plain values.
 
     Raises:
@@ -102,6 +108,7 @@ def train(
     if init is not None:
         resolved = resolved.model_copy(update={"init": str(init)})
     check_sinks(log)
+    Skips(skip_nan)  # refused before anything is built
     stop = Stop(None if max_time is None else parse_duration(max_time))
     with ExitStack() as stack:
         ranks = stack.enter_context(open_ranks(device))
@@ -112,7 +119,7 @@ def train(
         stack.enter_context(stop.listening())
         notify = on_event if on_event is not None and ranks.is_main else _silent
         start = _Start(
-            resolved, Path(out) if out is not None else None, resume, device, ranks, stop, tuple(log), notify
+            resolved, Path(out) if out is not None else None, resume, device, ranks, stop, tuple(log), skip_nan, notify
         )
         return start.train(data, stack)
 
@@ -128,6 +135,7 @@ class _Start:
     ranks: Ranks
     stop: Stop
     log: tuple[str, ...]
+    skip_nan: int
     notify: Notify
 
     def train(self, data: str | Path | Sequence[str | Path], stack: ExitStack) -> RunResult:
@@ -167,6 +175,7 @@ class _Start:
             sinks=self._sinks(run, checkpoint, stack),
             notify=self.notify,
             info=self._info(dataset, described),
+            skip_nan=self.skip_nan,
         )
         if recipe.train.channels_last:
             for backbone in task.backbones:
@@ -176,7 +185,7 @@ class _Start:
         trainer = Trainer(parts, checkpoint)
         self._announce(trainer, parts, changed)
         result = self._result(trainer, parts, trainer.fit())
-        self._write_info(parts, result)
+        self._write_info(trainer, parts, result)
         return result
 
     def _info(self, dataset: Dataset | Mixture, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +222,7 @@ class _Start:
             since = f"; changed: {', '.join(changed)}" if changed else ""
             at = f"going on at step {trainer.step} of {total}{since}" if trainer.step else "no checkpoint yet: step 0"
             self.notify({"event": "resume", "step": trainer.step, "changed": list(changed), "message": at})
-        self._write_info(parts, self._result(trainer, parts, ""))
+        self._write_info(trainer, parts, self._result(trainer, parts, ""))
 
     def _result(self, trainer: Trainer, parts: Parts, stopped: str) -> RunResult:
         command = ["vidprep", "train", str(parts.run / RECIPE)]
@@ -221,6 +230,7 @@ class _Start:
         command += ["--out", str(parts.run), "--resume"]
         command += [] if self.device == "auto" else ["--device", self.device]
         command += ["--gpus", str(parts.ranks.world)] if parts.ranks.world > 1 else []
+        command += ["--skip-nan", str(self.skip_nan)] if self.skip_nan else []
         return RunResult(
             run=parts.run,
             data=str(parts.info["data"]["url"]),
@@ -230,12 +240,13 @@ class _Start:
             stopped=stopped,
             log=trainer.row,
             resume_command=shlex.join(command),
+            skipped=tuple(it.step for it in trainer.skips.steps),
         )
 
-    def _write_info(self, parts: Parts, result: RunResult) -> None:
+    def _write_info(self, trainer: Trainer, parts: Parts, result: RunResult) -> None:
         if parts.ranks.is_main:
             progress = {"step": result.step, "total": result.total, "stopped": result.stopped}
-            progress["resume"] = result.resume_command
+            progress |= {"resume": result.resume_command, "skipped": trainer.skips.tree()}
             write_text(parts.run / INFO, json.dumps({**parts.info, **progress}, indent=1) + "\n")
 
 
