@@ -158,7 +158,7 @@ class Trainer:
         if scalars is not None:
             self._finite.add(batch.step, scalars["loss"], batch.sample)
             self._scalars.update(scalars)
-        self._watch.count(self._config.batch * self._task.spec.clips)
+        self._watch.count(self._config.batch * sum(spec.clips for spec in self._task.specs))
         stop, bad = self._ranks.most([self.parts.stop.reason(), self._finite.bad() is not None])
         if bad:
             self._report_bad()
@@ -230,7 +230,7 @@ class Trainer:
             recipe, ranks = self.parts.recipe, self._ranks
             self._held_out = Loader(
                 self.parts.loader.dataset,
-                replace(self._task.spec, crop_at="center", flip=0.0, jitter=None),
+                [replace(spec, crop_at="center", flip=0.0, jitter=None) for spec in self._task.specs],
                 batch=self._config.batch,
                 seed=self._config.seed,
                 samples=held_out(self.parts.loader.dataset, config.split),
