@@ -58,7 +58,7 @@ def test_the_command_line_starts_light():
 
 def test_extras_are_there_and_plain_installation_has_no_torch():
     config = _setup()
-    assert {"train", "text", "farm", "test"} <= set(config["options.extras_require"])
+    assert {"train", "text", "farm", "export", "test"} <= set(config["options.extras_require"])
     assert "torch" in config["options.extras_require"]["train"]
     assert "torch" not in config["options"]["install_requires"]
     for tool in ("pytest", "pytest-xdist", "mypy", "ruff"):

@@ -157,11 +157,11 @@ def _onnx(module: nn.Module, example: Tensor, file: Path, description: str) -> R
     if absent:
         raise UserError(
             f"onnx needs {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not installed: pip install "
-            "onnx onnxscript onnxruntime. Or use --to torchscript"
+            "'vidprep[export]'. Or use --to torchscript"
         )
     # Packages that training does not need.
-    import onnx  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
-    import onnxruntime  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+    import onnx  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
 
     torch.onnx.export(
         module,
@@ -191,10 +191,18 @@ def _publish(path: Path, data: bytes) -> None:
 
 
 def _largest_difference(module: nn.Module, example: Tensor, run: Run) -> float:
-    """Relative, over batches of one to three clips."""
-    worst = 0.0
+    """Relative, over batches of one to three clips.
+
+    Raises:
+        UserError: the backbone's own features are not finite, so that nothing can be compared.
+    """
+    found = []
     for batch in _BATCHES:
         clip = example[torch.arange(batch) % len(example)].roll(batch, 2)
         expected, got = module(clip), run(clip)
-        worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30)))
-    return worst
+        if not expected.isfinite().all():
+            raise UserError(
+                "the backbone's features of a clip of noise are not finite; are its weights? Nothing written"
+            )
+        found.append((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    return float(torch.stack(found).max())  # NaN if one is
