@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-SOURCES = ("pace", "statistics", "rspnet", "cpd", "concepts", "coclr", "kenshohara", "torchvision")
+SOURCES = ("pace", "statistics", "rspnet", "cpd", "concepts", "coclr", "kenshohara", "torchvision", "pyslowfast")
 
 
 @click.command()

@@ -188,6 +188,34 @@ def test_code_in_a_file_is_never_run(form, tmp_path):
         assert target.exists()
 
 
+def test_files_of_other_frameworks_are_named(tmp_path):
+    target = tmp_path / "ran"
+    caffe2 = {"blobs": {"conv1_w": np.zeros((2, 3))}, "extra": Evil(str(target))}
+    for protocol in (2, 4):
+        (tmp_path / "SLOWFAST_8x8_R50.pkl").write_bytes(pickle.dumps(caffe2, protocol))
+        with pytest.raises(UserError, match=r"is a Caffe2 file, .*could run code.* \.pyth file"):
+            convert(tmp_path / "SLOWFAST_8x8_R50.pkl", "pyslowfast", tmp_path / "w")
+    for name in ("model.ckpt-1000.index", "model.ckpt-1000.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(bytes(100))
+        with pytest.raises(UserError, match="part of a TensorFlow checkpoint"):
+            convert(tmp_path / name, "statistics", tmp_path / "w")
+    assert not target.exists()
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_forms_of_pytorch_files_are_read(zipped, tmp_path):
+    """Those of PyTorch before 1.6 are no zip, whatever they are called."""
+    state = filled(shapes("pace-r3d"))
+    content = {"blobs": 3, "epoch": 17, "state_dict": prefixed("module.", state), "opt_dict": {"lr": [0.001]}}
+    torch.save(content, tmp_path / "c.pth.tar", _use_new_zipfile_serialization=zipped)
+    assert (tmp_path / "c.pth.tar").read_bytes()[:2] == (b"PK" if zipped else b"\x80\x02")
+    conversion = convert(tmp_path / "c.pth.tar", "pace", tmp_path / "w")
+    for key, value in load_weights(tmp_path / "w").state_dict().items():
+        assert torch.equal(conversion.backbone.state_dict()[key], value)
+    assert torch.equal(load_weights(tmp_path / "w").stem.conv.weight, state["conv1.temporal_spatial_conv.weight"])
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "file"
     for content in (b"", b"GIF89a", b"\x80\x02garbage", b"PK\x03\x04" + bytes(40)):

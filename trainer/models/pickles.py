@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 from shards.errors import StorageError, UserError
 
 _ENTRIES = ("state_dict", "model", "model_state_dict", "model_state")
+_HEAD = 4096
+_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how a PyTorch file begins that is no zip
 _DAMAGED = (
     struct.error,
     AssertionError,
@@ -33,8 +36,8 @@ _DAMAGED = (
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint: of its entry `state_dict` or `model`, or the file itself.
 
-    A PyTorch file is read with `weights_only`: tensors, numbers, text and lists of them. NumPy numbers, such as a best
-    accuracy, are common in checkpoints and allowed.
+    A PyTorch file (zip, or the older form) is read with `weights_only`: tensors, numbers, text and lists of them. NumPy
+    numbers, such as a best accuracy, are common in checkpoints and allowed.
 
     Raises:
         UserError: the file holds anything else, is damaged, or has no state dict.
@@ -42,11 +45,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         with path.open("rb") as file:
-            first = file.read(16)
+            first = file.read(_HEAD)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     if first[8:9] == b"{":
         return _safetensors(path)
+    _refuse_other_frameworks(path, first)
     return state_of(_load(path), what=str(path))
 
 
@@ -67,6 +71,21 @@ def state_of(content: Any, *, what: str) -> dict[str, Tensor]:
     if other:
         raise UserError(f"{what}: these entries of the state dict are no tensors: {', '.join(other[:5])}")
     return {str(key): value for key, value in state.items()}
+
+
+def _refuse_other_frameworks(path: Path, first: bytes) -> None:
+    """Say what a file of Caffe2 or TensorFlow is, in place of calling it damaged."""
+    if first[:1] == b"\x80" and not first.startswith(_LEGACY) and b"blobs" in first:
+        raise UserError(
+            f"{path} is a Caffe2 file, a pickle whose reading could run code; only PyTorch and safetensors files are "
+            "read. Take the .pyth file of the same network, or load this one where you trust it (PySlowFast: "
+            "TRAIN.CHECKPOINT_TYPE caffe2) and save it again: torch.save(model.state_dict(), NEW)"
+        )
+    if re.search(r"\.(index|meta|data-\d{5}-of-\d{5})$", path.name):
+        raise UserError(
+            f"{path} is part of a TensorFlow checkpoint; only PyTorch and safetensors files are read. Save its "
+            "variables as a PyTorch state dict first"
+        )
 
 
 def _is_mapping(content: Mapping[Any, Any], name: str) -> bool:

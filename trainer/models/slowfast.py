@@ -18,7 +18,7 @@ _SLOW = Layout(depth=50, stem=(1, 7, 7), first=LATE, zero_last=True)
 _FAST = Layout(depth=50, stem=(5, 7, 7), first=((3,),) * 4, zero_last=True)
 _I3D = Layout(depth=50, stem=(5, 7, 7), first=((3,), (3, 1), (3, 1), (1, 3)), middle_pool=2, zero_last=True)
 _C2D = Layout(depth=50, stem=(1, 7, 7), first=((1,),) * 4, middle_pool=2, zero_last=True)
-_NONLOCAL = {2: (1, 3), 3: (1, 3, 5)}
+NONLOCAL = {2: (1, 3), 3: (1, 3, 5)}
 """Stage → blocks of the slow pathway after which a non-local block comes."""
 
 
@@ -140,7 +140,7 @@ class SlowFast(Backbone):
         widths = (fast, 4 * fast, 8 * fast, 16 * fast)
         self.laterals = nn.ModuleList([Lateral(width, fusion, alpha) for width in widths])
         if non_local:
-            for number, blocks in _NONLOCAL.items():
+            for number, blocks in NONLOCAL.items():
                 layer = getattr(self.slow, f"layer{number}")
                 for i in blocks:
                     layer[i] = nn.Sequential(layer[i], NonLocal(base_width * 2 ** (number + 1)))

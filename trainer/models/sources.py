@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.models.base import BGR_255, GREY_45, IMAGENET, KINETICS_HARA, KINETICS_TV, InputConvention
 from trainer.models.references import CONCEPTS, S3DG_PACE, S3DG_RSP, VCOP, Renames
+from trainer.models.slowfast import NONLOCAL
 
 EIGHTEEN = {"blocks": (2, 2, 2, 2)}
 
@@ -103,6 +104,52 @@ _S3D_TV: Renames = (
     (r"^(stem|conv_2c|mixed_\w\w\.branches\.[12]\.1)\.0\.", r"\1.spatial."),
     (r"^(stem|conv_2c|mixed_\w\w\.branches\.[12]\.1)\.1\.", r"\1.temporal."),
 )
+
+
+def _pathway(number: int, ours: str) -> Renames:
+    """From PySlowFast's names of a pathway's stem and blocks; ours begin with `ours`."""
+    return (
+        (rf"^s1\.pathway{number}_stem\.(conv|bn)\.", rf"{ours}\g<1>1."),
+        *((rf"^s{stage + 1}\.pathway{number}_res(\d+)\.", rf"{ours}layer{stage}.\1.") for stage in (1, 2, 3, 4)),
+    )
+
+
+# What follows the name of a block: convolutions a, b and c with their BN, and the shortcut.
+_BOTTLENECK: Renames = (
+    (r"\.branch1\.", ".downsample.0."),
+    (r"\.branch1_bn\.", ".downsample.1."),
+    *((rf"\.branch2\.{letter}\.", f".conv{i}.") for i, letter in enumerate("abc", start=1)),
+    *((rf"\.branch2\.{letter}_bn\.", f".bn{i}.") for i, letter in enumerate("abc", start=1)),
+)
+_PYSLOWFAST_ONE: Renames = (*_pathway(0, ""), *_BOTTLENECK)
+_PYSLOWFAST_TWO: Renames = (
+    *_pathway(0, "slow."),
+    *_pathway(1, "fast."),
+    *((rf"^s{i + 1}_fuse\.conv_f2s\.", f"laterals.{i}.conv.") for i in range(4)),
+    *((rf"^s{i + 1}_fuse\.bn\.", f"laterals.{i}.bn.") for i in range(4)),
+    *_BOTTLENECK,
+)
+# A non-local block and the block before it are one entry of our stage.
+_PYSLOWFAST_NLN: Renames = tuple(
+    rename
+    for stage, blocks in NONLOCAL.items()
+    for i in blocks
+    for rename in (
+        (rf"^s{stage + 1}\.pathway0_res{i}\.", f"slow.layer{stage}.{i}.0."),
+        (rf"^s{stage + 1}\.pathway0_nonlocal{i}\.(?:bn|norm)\.", f"slow.layer{stage}.{i}.1.bn."),
+        (rf"^s{stage + 1}\.pathway0_nonlocal{i}\.conv_", f"slow.layer{stage}.{i}.1."),
+    )
+)
+_SLOWFAST = (
+    Candidate(backbone="slowfast-r50-4x16", renames=_PYSLOWFAST_TWO),
+    Candidate(backbone="slowfast-r50-8x8", renames=_PYSLOWFAST_TWO),
+    Candidate(backbone="slowfast-nln-r50-4x16", renames=(*_PYSLOWFAST_NLN, *_PYSLOWFAST_TWO)),
+    Candidate(
+        backbone="slowfast-nln-r50-4x16",
+        options={"alpha": 4, "fusion": 7},
+        renames=(*_PYSLOWFAST_NLN, *_PYSLOWFAST_TWO),
+    ),
+)
 _CLASSIFIER = {"classifier": r"^(linear|fc)\."}
 
 SOURCES: dict[str, Source] = {
@@ -131,7 +178,7 @@ SOURCES: dict[str, Source] = {
             "key encoder": r"^encoder_k\.",
             "queue": r"^queue(_ptr)?$",
             "heads": r"^(encoder_q\.)?fc[12]\.",
-            "classifier": r"^(encoder_q\.encoder\.|encoder\.)?(fc|linear)\.",
+            "classifier": r"^(encoder_q\.encoder\.|encoder\.)?(fc|linear|head\.projection)\.",
         },
         candidates=(
             Candidate(backbone="c3d-bn"),
@@ -141,6 +188,7 @@ SOURCES: dict[str, Source] = {
             Candidate(backbone="s3d-rsp", renames=S3DG_RSP),
             Candidate(backbone="mfnet"),
             Candidate(backbone="r3d-tv-18"),
+            *_SLOWFAST,
         ),
     ),
     "cpd": Source(
@@ -203,6 +251,14 @@ SOURCES: dict[str, Source] = {
             # The 2-D networks that TSM starts from.
             Candidate(backbone="tsm-r18", convention=IMAGENET),
             Candidate(backbone="tsm-r50", convention=IMAGENET),
+        ),
+    ),
+    "pyslowfast": Source(
+        convention=GREY_45,
+        left_out={"classifier": r"^head\.projection\."},
+        candidates=(
+            *(Candidate(backbone=name, renames=_PYSLOWFAST_ONE) for name in ("slow-r50", "i3d-r50", "c2d-r50")),
+            *_SLOWFAST,
         ),
     ),
 }

@@ -1,0 +1,178 @@
+"""Backbones without golden outputs give what a plain second implementation gives for the same state dict."""
+
+import itertools
+
+import pytest
+import torch
+import torchvision
+
+from shards.errors import UserError
+from tests.trainer import literal_networks as literal
+from tests.trainer.reference_networks import clip, filled
+from trainer.models import build_backbone
+from trainer.models.base import GREY_45
+from trainer.models.convert import convert_state
+
+SLOWFAST = {
+    "slowfast-r50-4x16": (8, {"fusion": 5}),
+    "slowfast-r50-8x8": (4, {"fusion": 7}),
+    "slowfast-nln-r50-4x16": (8, {"fusion": 5, "non_local": True}),
+}
+
+
+def relative(got, expected):
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def features(conversion, size):
+    with torch.no_grad():
+        return conversion.backbone(clip(size)).pooled
+
+
+def count(shapes):
+    """Parameters, of shapes by key."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(torch.Size(shape).numel() for key, shape in shapes.items() if not key.endswith(buffers))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("slow-r50", 32_454_096),
+        ("i3d-r50", 27_223_872 + 819_600),
+        ("c2d-r50", 23_508_032 + 819_600),
+    ],
+)
+def test_one_pathway_of_pyslowfast(name, parameters):
+    """reference/models.md section 0, with the classifier of 400."""
+    shapes = literal.pyslowfast_shapes(name)
+    assert count(shapes) == parameters
+    state = filled(shapes)
+    conversion = convert_state(state, "pyslowfast")
+    assert (conversion.backbone.id, conversion.backbone.convention) == (name, GREY_45)
+    assert conversion.left_out == {"classifier": 2}
+    with torch.no_grad():
+        expected = literal.one_pathway(state, clip((2, 3, 7, 48, 32)), pairs=name != "slow-r50")
+    assert relative(features(conversion, (2, 3, 7, 48, 32)), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("slowfast-r50-4x16", 34_480_216),
+        ("slowfast-r50-8x8", 34_566_488),
+        ("slowfast-nln-r50-4x16", 41_838_680),
+    ],
+)
+def test_two_pathways_of_pyslowfast(name, parameters):
+    alpha, options = SLOWFAST[name]
+    shapes = literal.pyslowfast_shapes("slowfast", **options)
+    assert count(shapes) == parameters
+    # Non-local blocks multiply three features: of weights that keep the scale of each they make infinity.
+    state = filled(shapes)
+    state |= {key: value / 30 for key, value in state.items() if "nonlocal" in key and value.ndim > 1}
+    conversion = convert_state({f"module.{key}": value for key, value in state.items()}, "pyslowfast")
+    assert conversion.backbone.id == name
+    size = (1, 3, 3 * alpha, 40, 48)
+    with torch.no_grad():
+        expected = literal.slowfast(state, clip(size), alpha=alpha)
+    assert expected.isfinite().all()
+    assert relative(features(conversion, size), expected) < 1e-4
+
+
+def test_rspnets_slowfast_has_the_same_names():
+    state = filled(literal.pyslowfast_shapes("slowfast", classes=101))
+    conversion = convert_state({f"encoder.{key}": value for key, value in state.items()}, "rspnet")
+    assert (conversion.backbone.id, conversion.left_out) == ("slowfast-r50-4x16", {"classifier": 2})
+    assert conversion.backbone.convention.mean == (0.485, 0.456, 0.406)
+
+
+def test_mfnet():
+    shapes = literal.mfnet_shapes()
+    assert count(shapes) == 7_996_368
+    state = filled(shapes)
+    conversion = convert_state({f"encoder.{key}": value for key, value in state.items()}, "rspnet")
+    assert (conversion.backbone.id, conversion.left_out) == ("mfnet", {"classifier": 2})
+    with torch.no_grad():
+        expected = literal.mfnet(state, clip((2, 3, 7, 48, 40)))
+    assert relative(features(conversion, (2, 3, 7, 48, 40)), expected) < 1e-4
+
+
+def test_r2d3d50():
+    shapes = literal.r2d3d50_shapes()
+    assert count(shapes) == 31_672_128
+    state = filled(shapes)
+    conversion = convert_state({f"encoder_q.0.{key}": value for key, value in state.items()}, "coclr")
+    assert conversion.backbone.id == "r2d3d50"
+    with torch.no_grad():
+        expected = literal.r2d3d50(state, clip((2, 3, 9, 48, 40)))
+    assert relative(features(conversion, (2, 3, 9, 48, 40)), expected) < 1e-4
+
+
+def shift_before(count):
+    """A hook that makes a convolution of a 2-D network see other frames' channels (arXiv 1811.08383)."""
+
+    def hook(_, inputs):
+        frames = inputs[0].unflatten(0, (-1, count))
+        shifted = torch.zeros_like(frames)
+        eighth = frames.shape[2] // 8
+        for t in range(count):
+            for c in range(frames.shape[2]):
+                source = t + 1 if c < eighth else t - 1 if c < 2 * eighth else t
+                if 0 <= source < count:
+                    shifted[:, t, c] = frames[:, source, c]
+        return (shifted.flatten(0, 1),)
+
+    return hook
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_tsm_is_torchvisions_2d_network_with_shifts(name):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)(weights=None).eval()
+    shapes = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
+    theirs.load_state_dict(filled(shapes))
+    conversion = convert_state(theirs.state_dict(), "torchvision")
+    assert conversion.backbone.id == f"tsm-r{name.removeprefix('resnet')}"
+    theirs.fc = torch.nn.Identity()
+    for block in (b for i in range(1, 5) for b in getattr(theirs, f"layer{i}")):
+        block.conv1.register_forward_pre_hook(shift_before(4))
+    video = clip((2, 3, 4, 48, 40))
+    with torch.no_grad():
+        frames = video.transpose(1, 2).flatten(0, 1)  # what RSPNet's raw view mixes up
+        expected = theirs(frames).unflatten(0, (2, 4)).mean(1)
+    assert relative(features(conversion, (2, 3, 4, 48, 40)), expected) < 1e-4
+
+
+def test_space_to_depth_pads_as_tensorflow_does():
+    """Pace `models/s3d_g.py`: blocks of 2x2x2 pixels become channels, colour last; the kernel of even size pads one
+    more at the end."""
+    torch.manual_seed(0)
+    stem = build_backbone("s3dg-pace", stem="space-to-depth", base_width=8).eval().stem
+    video = torch.randn(1, 3, 4, 8, 6)
+    blocks = torch.zeros(1, 24, 2, 4, 3)
+    for a, b, c, colour in itertools.product(range(2), range(2), range(2), range(3)):
+        blocks[:, ((a * 2 + b) * 2 + c) * 3 + colour] = video[:, colour, a::2, b::2, c::2]
+    padded = torch.nn.functional.pad(blocks, (1, 2, 1, 2, 0, 1))
+    with torch.no_grad():
+        made = torch.nn.functional.conv3d(padded, stem.unit.conv.weight)
+        assert torch.allclose(stem(video), stem.unit.bn(made).relu(), atol=1e-5)
+
+
+def test_slowfast_chooses_frames_by_whole_numbers():
+    """Of 32 frames 0, 10, 20 and 31 with alpha 8: what happens in the others reaches the fast pathway alone."""
+    torch.manual_seed(0)
+    backbone = build_backbone("slowfast-r50-4x16", base_width=16).eval()
+    video = torch.randn(1, 3, 32, 32, 32)
+    seen = []
+    backbone.slow.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        backbone(video)
+    assert torch.equal(seen[0], video[:, :, [0, 10, 20, 31]])
+
+
+def test_another_number_of_layers_is_refused():
+    shapes = literal.pyslowfast_shapes("slow-r50")
+    deeper = {key.replace("s4.pathway0_res5", "s4.pathway0_res6"): shape for key, shape in shapes.items()}
+    with pytest.raises(UserError, match=r"the nearest is slow-r50: 318 of 318 entries match, .*18 unexpected"):
+        convert_state(filled(shapes | deeper), "pyslowfast")
