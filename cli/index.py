@@ -162,22 +162,38 @@ def _show(found: Index, output: str) -> None:
     metavar="FILE",
     help="The new class list: numbered lines, names, or JSON. Default: the present one, new names appended.",
 )
-def annotate(dest: str, file: Path, classes: str | None) -> None:
+@click.option(
+    "--key",
+    metavar="TEMPLATE",
+    default="{}",
+    show_default=True,
+    help="Of published caption files: what a sample's key says of the name in FILE, such as trimmed_resize_{}.",
+)
+def annotate(dest: str, file: Path, classes: str | None, key: str) -> None:
     """Replace labels, splits, groups or captions of the packed data set DEST by those in FILE.
 
     Tars are not touched. FILE names samples by key; what it does not mention stays. JSON lines, where null removes a
-    value, or CSV with a header line, where an empty cell does and ; separates splits. A manifest will do.
+    value and caption may be a list, or CSV with a header line, where an empty cell does and ; separates splits. A
+    manifest will do. Captions also come from files as they are published: MSR-VTT (JSON, CSV), ActivityNet Captions,
+    Something-Something, CPD, JSON of video and captions, lines of video, tab, caption.
 
     \b
     Examples:
       {"key": "walk--daria_walk", "label": "walking", "splits": ["train"]}     (labels.jsonl)
       vidprep annotate DATA labels.jsonl
       vidprep annotate DATA labels.csv --classes classInd.txt
+      vidprep annotate DATA train_val_videodatainfo.json
+      vidprep annotate DATA ins_300k.json --key 'trimmed_resize_{}'
     """
     from shards.samples import annotate as run
     from vidprep.classes import read_classes
 
-    report = run(dest, file, classes=read_classes(classes) if classes else None)
-    bad = f" ({report.without_sample:,} of them of videos without sample)" if report.without_sample else ""
-    click.echo(f"{file}: {report.lines:,} lines{bad}; {report.changed:,} samples changed")
+    report = run(dest, file, classes=read_classes(classes) if classes else None, key=key)
+    named = f", such as {', '.join(report.unknown)}" if report.unknown else ""
+    bad = f" ({report.without_sample:,} of them of videos without sample{named})" if report.without_sample else ""
+    what = f"{report.form}, {report.lines:,} videos" if report.form else f"{report.lines:,} lines"
+    click.echo(f"{file}: {what}{bad}; {report.changed:,} samples changed")
+    with_caption, samples = report.captioned
+    if with_caption:
+        click.echo(f"captions: {with_caption:,} of {samples:,} samples have one or more")
     click.echo(f"classes: {len(report.classes):,}; splits: {', '.join(report.splits) or 'none'}")

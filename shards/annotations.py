@@ -21,9 +21,9 @@ def read_changes(file: Path) -> dict[str, Change]:
     """Key → new values of some of label, splits, group, caption.
 
     JSON lines (`.jsonl`, `.json`, `.ndjson`): `{"key": "a", "label": "run", "splits": ["train"]}`; null removes a
-    value, a field that is not there stays as it is. A manifest will do. CSV (`.csv`) or tab-separated (`.tsv`): a
-    header line with `key` and some of the others; an empty cell removes the value; several splits are separated by
-    `;`.
+    value, a field that is not there stays as it is; `caption` may be a list of texts. A manifest will do. CSV (`.csv`)
+    or tab-separated (`.tsv`): a header line with `key` and some of the others; an empty cell removes the value; several
+    splits are separated by `;`. The result has `captions`, a tuple, in place of `caption`.
 
     Raises:
         UserError: with `file:line:`, what is wrong and what is allowed.
@@ -31,7 +31,10 @@ def read_changes(file: Path) -> dict[str, Change]:
     """
     kind = file.suffix.lower()
     if kind not in (".jsonl", ".json", ".ndjson", ".csv", ".tsv"):
-        raise UserError(f"{file}: allowed are .jsonl (one JSON object a line), .csv and .tsv, by extension")
+        raise UserError(
+            f"{file}: allowed are .jsonl (one JSON object a line), .csv and .tsv, by extension, and for captions "
+            ".json, .csv and .txt as data sets publish them"
+        )
     changes: dict[str, Change] = {}
     lines: dict[str, int] = {}
     rows = _json_rows(file) if "json" in kind else _csv_rows(file, "\t" if kind == ".tsv" else ",")
@@ -92,8 +95,17 @@ def _checked(fields: Change, where: str) -> Change:
             if not isinstance(names, list) or not all(isinstance(part, str) and part for part in names):
                 raise UserError(f"{where}: splits is {value!r}; it must be a list of names")
             change[name] = tuple(dict.fromkeys(names))
+        elif name == "caption":
+            change["captions"] = _captions(value, where)
         elif value is not None and (not isinstance(value, str) or not value):
             raise UserError(f"{where}: {name} is {value!r}; it must be text, or null for none")
         else:
             change[name] = value
     return change
+
+
+def _captions(value: Any, where: str) -> tuple[str, ...]:
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError(f"{where}: caption is {value!r}; it must be text, a list of texts, or null for none")
+    return tuple(texts)

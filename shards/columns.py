@@ -16,6 +16,7 @@ class ColumnKind:
         planes: images a frame consists of: one (H,W,3) RGB image, or two grey ones, (H,W), of flow: u, then v.
         describes: the column also holds `KEY.json`, what the video is.
         foreign: the tars are another tool's and lie elsewhere (`shards.foreign`); samples consist of whatever is there.
+        text: the payload is text, one caption a line (`shards.captions`).
         encoded: a sample is an encoded video (`shards.video`). Frame record n has the time of frame n and the place of
             the n-th packet, or of the whole file where that is what has to be read.
     """
@@ -25,7 +26,13 @@ class ColumnKind:
     planes: int = 1
     describes: bool = False
     foreign: bool = False
+    text: bool = False
     encoded: bool = False
+
+    @property
+    def table(self) -> bool:
+        """The payload is a table of `shards.table`."""
+        return not self.framed and not self.text
 
 
 COLUMNS: dict[str, ColumnKind] = {
@@ -38,4 +45,5 @@ COLUMNS: dict[str, ColumnKind] = {
     "jpegs": ColumnKind(suffix="jpg", framed=True, describes=True, foreign=True),
     # A table of `shards.table`.
     "statistics": ColumnKind(suffix="statistics.npy", framed=False),
+    "text": ColumnKind(suffix="txt", framed=False, text=True),
 }

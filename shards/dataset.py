@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import jpeg
+from shards import captions, jpeg
 from shards.derived import missing_column
 from shards.errors import DataError, UserError
 from shards.flow import Codec, codec_of
@@ -41,7 +41,7 @@ class Sample:
         label: class name, None without label; `label_index`: its place in the class list, −1 without.
         frames: how many; `fps`: frames a second, the mean where the rate varies.
         height, width: of the stored frames.
-        splits, group, caption: as the sample table has them.
+        splits, group, captions: as the sample table has them.
     """
 
     number: int
@@ -55,8 +55,13 @@ class Sample:
     width: int
     splits: tuple[str, ...]
     group: str | None
-    caption: str | None
+    captions: tuple[str, ...]
     _info: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+
+    @property
+    def caption(self) -> str | None:
+        """The first one, None without."""
+        return self.captions[0] if self.captions else None
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -185,7 +190,7 @@ class Dataset:
             width=int(record["width"]),
             splits=row.splits,
             group=row.group,
-            caption=row.caption,
+            captions=row.captions,
             _info=_Info(self, i),
         )
 
@@ -244,7 +249,7 @@ class Dataset:
         i = self._number(i)
         reader = self._reader(column)
         if not reader.kind.framed or reader.kind.planes != 1:
-            raise UserError(f"column {reader.name} holds no RGB frames; read it with .flow or .clip_table")
+            raise UserError(f"column {reader.name} holds no RGB frames; read it with .flow, .clip_table or .captions")
         record = reader.samples[i]
         found = reader.read(i, self._records(reader, i, wanted))
         shape = (len(wanted), int(record["height"]), int(record["width"]), 3)
@@ -357,8 +362,9 @@ class Dataset:
         """The clip table of a sample in a table column. Raises as `jpegs`."""
         i = self._number(i)
         reader = self._reader(column)
-        if reader.kind.framed:
-            raise UserError(f"column {column} holds frames, not tables; read it with .frames or .flow")
+        if not reader.kind.table:
+            held, how = ("texts", ".captions") if reader.kind.text else ("frames", ".frames or .flow")
+            raise UserError(f"column {column} holds {held}, not tables; read it with {how}")
         data = reader.payload(i)
         try:
             return decode_table(data)
@@ -366,6 +372,35 @@ class Dataset:
             record = reader.samples[i]
             what = f"its table cannot be read ({error})"
             raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+
+    def captions(self, samples: Sequence[int], *, column: str | None = None) -> list[tuple[str, ...]]:
+        """Captions of some samples, each on one line as `shards.captions.lines` gives them; empty without any.
+
+        Args:
+            samples: (n,) numbers in any order.
+            column: a text column, whose payloads are read shard by shard, each verified; None: the sample table.
+
+        Raises:
+            UserError: the column is not open, or holds no text.
+            DataError: stored bytes are damaged.
+        """
+        numbers = [self._number(int(i)) for i in samples]
+        if column is None:
+            return [captions.lines(self.table.captions(i)) for i in numbers]
+        reader = self._reader(column)
+        if not reader.kind.text:
+            what = f"column {column} is of kind {self.meta.columns[column].kind} and holds no captions"
+            raise UserError(f"{what}; vidprep text {self.url} makes a column that does")
+        payloads = reader.payloads(numbers)
+        found = []
+        for i in numbers:
+            try:
+                found.append(captions.decode(payloads[i]) if i in payloads else ())
+            except ValueError as error:
+                record = reader.samples[i]
+                what = f"its text is not UTF-8 ({error})"
+                raise reader.damaged(int(record["shard"]), int(record["place"]), what) from error
+        return found
 
     def select(
         self, *, split: str | None = None, keep: float | str | Path | None = None, seed: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards import captions as texts
 from shards.errors import DataError, UserError
 from shards.index import SAMPLE, SHARD, ShardIndex, build_index, parse_idx
 from shards.meta import NAME, ColumnMeta, Meta, read_meta, write_meta
@@ -218,7 +219,7 @@ def _rows(storage: Storage, folder: str, shard: _Shard, *, segmented: bool, agai
             label=video.get("label"),
             splits=tuple(video.get("splits") or ()),
             group=video.get("group") or (owner if segmented else None),
-            caption=video.get("caption"),
+            captions=texts.of(video.get("caption")),
             video=owner if segmented else video.get("video"),
         )
 

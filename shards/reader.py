@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from threading import Lock
 from typing import Any
 
@@ -142,6 +143,27 @@ class ColumnReader:
     def payload(self, i: int) -> memoryview:
         """The whole payload of a sample in a column without frames, verified. Errors as `read`."""
         return self.read(i, [0])[0]
+
+    def payloads(self, samples: Sequence[int]) -> dict[int, memoryview]:
+        """The whole payloads of many samples in a column without frames, verified; those that failed are left out.
+
+        One call for each shard that they are in, so that storage far away is asked for many at once. Errors as `read`.
+        """
+        there = sorted({i for i in samples if self.valid[i]})
+        found: dict[int, memoryview] = {}
+        for number, group in groupby(there, key=lambda i: int(self.samples[i]["shard"])):
+            shard, its = self._shard(number), list(group)
+            spans = [(int(self.samples[i]["offset"]), int(self.samples[i]["size"])) for i in its]
+            for i, (offset, size), data in zip(its, spans, shard.tar.read_many(spans), strict=True):
+                view: memoryview | None = memoryview(data)
+                row = shard.index.frames[(int(self.samples[i]["table"]) - shard.table) // FRAME.itemsize]
+                if zlib.crc32(data) != int(row["crc32"]):
+                    view = self._reread(shard, offset, size, int(row["crc32"]))
+                if view is None:
+                    place = int(self.samples[i]["place"])
+                    raise self.damaged(number, place, "its contents do not agree with their checksum")
+                found[i] = view
+        return found
 
     @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:

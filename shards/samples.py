@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards import captions as texts
 from shards.annotations import read_changes
+from shards.caption_files import Listed, find_keys, read_caption_file
 from shards.errors import DataError, UserError
 from shards.index import HEADER_SIZE, keys_digest
 from shards.keys import key_hash
@@ -31,6 +33,7 @@ from shards.text import to_json
 VERSION = 1
 MAX_SPLITS = 64
 NO_GROUP = 0xFFFFFFFF
+_SHOWN = 5  # names in messages
 _MAGIC = b"VPSAMPL\0"
 
 HEADER = np.dtype(
@@ -62,24 +65,63 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRow:
-    """One line of samples.jsonl. `video`: key of the video that a segment is part of, None for whole videos."""
+    """One line of samples.jsonl.
+
+    Attributes:
+        captions: texts, in the line's field `caption`: text where there is one, a list where there are several.
+        video: key of the video that a segment is part of, None for whole videos.
+    """
 
     key: str
     label: str | None = None
     splits: tuple[str, ...] = ()
     group: str | None = None
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
     video: str | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The first one."""
+        return self.captions[0] if self.captions else None
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> SampleRow:
+        """From the fields of a line. Raises TypeError: one is unknown, or the key is missing."""
+        rest = {name: value for name, value in fields.items() if name not in ("splits", "caption")}
+        captions = texts.of(fields.get("caption"))
+        return cls(splits=tuple(fields.get("splits") or ()), captions=captions, **rest)
+
+    def tree(self) -> dict[str, Any]:
+        """The fields of a line, which `of` reads; those without a value are left out."""
+        values = {
+            "key": self.key,
+            "label": self.label,
+            "splits": list(self.splits) or None,
+            "group": self.group,
+            "caption": texts.tree(self.captions),
+            "video": self.video,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateReport:
-    """What `annotate` did: how many lines the file has, samples it changed, and lines for videos without sample
-    (bad ones); the tables in force now."""
+    """What `annotate` did.
 
+    Attributes:
+        form: of the file, where it is a file of captions in somebody else's form; else empty.
+        lines: how many samples or videos it names; changed: samples it changed.
+        without_sample: names of videos that have no sample (bad ones; in others' files any); unknown: some of them.
+        captioned: samples that have a caption now, of how many.
+        classes, splits, samples_stem: the tables in force now.
+    """
+
+    form: str
     lines: int
     changed: int
     without_sample: int
+    unknown: tuple[str, ...]
+    captioned: tuple[int, int]
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     samples_stem: str
@@ -160,8 +202,8 @@ class SampleTable:
     def group(self, i: int) -> str | None:
         return self.row(i).group
 
-    def caption(self, i: int) -> str | None:
-        return self.row(i).caption
+    def captions(self, i: int) -> tuple[str, ...]:
+        return self.row(i).captions
 
     def rows(self) -> Iterator[SampleRow]:
         """All rows in order."""
@@ -170,9 +212,7 @@ class SampleTable:
 
     def _parse(self, line: bytes, i: int) -> SampleRow:
         try:
-            fields = json.loads(line)
-            fields["splits"] = tuple(fields.get("splits", ()))
-            return SampleRow(**fields)
+            return SampleRow.of(json.loads(line))
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{self._where}.jsonl:{i + 1} is not a sample's line ({error}); {_REPAIR}") from error
 
@@ -250,30 +290,39 @@ def write_samples(
     return stem
 
 
-def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = None) -> AnnotateReport:
+def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = None, key: str = "{}") -> AnnotateReport:
     """Replace labels, splits, groups and captions of a packed data set by those of a file.
 
     Args:
         url: the data set.
         file: JSON lines or CSV, see `shards.annotations.read_changes`; keys are those of samples, or of videos where
-            the data set holds segments. What the file does not mention stays.
+            the data set holds segments. Or a file of captions as data sets publish them, see `shards.caption_files`,
+            which may name videos that are not here. What the file does not mention stays.
         classes: the new class list. None: the present one, new names appended in alphabetical order.
+        key: of others' files: what the key of a sample is, `{}` standing for the name in the file.
 
     Raises:
-        UserError: the file cannot be understood, has keys the data set has not, or labels that are not in `classes`.
+        UserError: the file cannot be understood, has keys the data set has not (of others' files: only such), or labels
+            that are not in `classes`.
     """
     storage = open_storage(url)
     meta = read_meta(storage)
-    changes = read_changes(file)
+    present = list(SampleTable(storage, meta).rows())
+    listed = read_caption_file(file)
+    unknown: tuple[str, ...] = ()
+    if listed is None:
+        changes = read_changes(file)
+    else:
+        changes, unknown = _by_key(listed, present, file, key, url=storage.url)
     used: set[str] = set()
     changed = 0
     rows: list[SampleRow] = []
-    for row in SampleTable(storage, meta).rows():
-        key = row.key if row.key in changes else row.video
-        change = changes.get(key) if key is not None else None
+    for row in present:
+        named = row.key if row.key in changes else row.video
+        change = changes.get(named) if named is not None else None
         new = replace(row, **change) if change else row
-        if change is not None and key is not None:
-            used.add(key)
+        if change is not None and named is not None:
+            used.add(named)
         changed += new != row
         rows.append(new)
     without_sample = _check_unused(storage, meta, file, changes.keys() - used)
@@ -283,13 +332,36 @@ def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = Non
     stem = write_samples(storage, rows, classes=table, splits=splits)
     write_meta(storage, replace(meta, classes=table, splits=splits, samples_stem=stem))
     return AnnotateReport(
-        lines=len(changes),
+        form="" if listed is None else listed.form,
+        lines=len(changes) if listed is None else len(listed.changes),
         changed=changed,
-        without_sample=without_sample,
+        without_sample=without_sample + len(unknown),
+        unknown=unknown[:_SHOWN],
+        captioned=(sum(bool(texts.lines(row.captions)) for row in rows), len(rows)),
         classes=table,
         splits=splits,
         samples_stem=stem,
     )
+
+
+def _by_key(
+    listed: Listed, rows: Sequence[SampleRow], file: Path, template: str, *, url: str
+) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The changes of another's file by our keys, and the names that fit no sample."""
+    keys = {row.key for row in rows} | {row.video for row in rows if row.video is not None}
+    found = find_keys(listed.changes, keys, template=template, where=str(file))
+    if not found:
+        names = ", ".join(list(listed.changes)[:_SHOWN]) or "none"
+        raise UserError(
+            f"{file} ({listed.form}) names no video of {url}: it has {names}, the keys are such as {rows[0].key}; "
+            "--key 'prefix_{}' says how a key is made from a name"
+        )
+    changes: dict[str, dict[str, Any]] = {}
+    for name, key in found.items():
+        if key in changes:
+            raise UserError(f"{file} names the sample {key} twice, the second time as {name!r}; remove one of the two")
+        changes[key] = dict(listed.changes[name])
+    return changes, tuple(name for name in listed.changes if name not in found)
 
 
 def _check_unused(storage: Storage, meta: Meta, file: Path, unused: Iterable[str]) -> int:
@@ -329,5 +401,4 @@ def _class_table(
 
 
 def _format(row: SampleRow) -> bytes:
-    fields = {name: value for name, value in vars(row).items() if value is not None and value != ()}
-    return (to_json(fields) + "\n").encode()
+    return (to_json(row.tree()) + "\n").encode()

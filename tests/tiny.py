@@ -36,6 +36,7 @@ def build_dataset(
     per_shard: int = 4,
     classes: tuple[str, ...] = ("run", "walk"),
     fps: float = 25.0,
+    keys: tuple[str, ...] | None = None,
 ) -> Path:
     """Write a finished data set into `dest`.
 
@@ -44,6 +45,7 @@ def build_dataset(
 
     Args:
         frames: of every sample, or a tuple that is used in turn.
+        keys: of the samples, in place of these.
     """
     counts = (frames,) if isinstance(frames, int) else frames
     storage = open_storage(dest)
@@ -59,7 +61,7 @@ def build_dataset(
     }
     videos = [
         {
-            "key": f"video_{i:03d}",
+            "key": f"video_{i:03d}" if keys is None else keys[i],
             "label": classes[i % len(classes)] if classes else None,
             "label_index": i % len(classes) if classes else None,
             "splits": ["test" if i % 5 == 0 else "train"],

@@ -28,7 +28,7 @@ class Video:
         label: class name; `label_index`: its number in the class table.
         splits: named splits the video belongs to.
         group: videos of one group (source video, person) should not stand on both sides of a split.
-        caption: free text.
+        caption: free text, or several texts.
         fps, frames: what is known beforehand; packing measures both itself.
         start, end: seconds; the part of the file that is the video. None: from the beginning, to the end.
     """
@@ -40,7 +40,7 @@ class Video:
     label_index: int | None = None
     splits: tuple[str, ...] = ()
     group: str | None = None
-    caption: str | None = None
+    caption: str | tuple[str, ...] | None = None
     fps: float | None = None
     frames: int | None = None
     start: float | None = None
@@ -80,6 +80,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _is_caption(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, tuple) and value != () and all(map(_is_text, value)))
+
+
 def _is_splits(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(_is_text, value)) and len(set(value)) == len(value)
 
@@ -101,7 +105,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_index": (_is_count, "a whole number from 0"),
     "splits": (_is_splits, "a list of different split names"),
     "group": (_is_text, "text"),
-    "caption": (_is_text, "text"),
+    "caption": (_is_caption, "text, or a list of texts"),
     "fps": (lambda value: _is_seconds(value) and value > 0, "a number above 0 (frames a second)"),
     "frames": (_is_count, "a whole number from 0"),
     "start": (_is_seconds, "a number of seconds from 0"),
@@ -201,8 +205,9 @@ def _parse(line: str, path: Path, number: int) -> Video:
         raise UserError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(_FIELDS)}")
     if missing := [name for name in ("key", "path") if name not in fields]:
         raise UserError(f"{where}: field {missing[0]!r} is missing; a line needs at least key and path")
-    if isinstance(fields.get("splits"), list):
-        fields["splits"] = tuple(fields["splits"])
+    for name in ("splits", "caption"):
+        if isinstance(fields.get(name), list):
+            fields[name] = tuple(fields[name])
     if "root" not in fields:
         fields["root"] = str(path.parent.absolute())
     try:

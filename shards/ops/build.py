@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards import captions as texts
 from shards.errors import StorageError, UserError
 from shards.meta import ColumnMeta
 from shards.ops.copying import CopyTask, Ref, copy_shard
@@ -174,7 +175,7 @@ def _planned(row: SampleRow, index: Mapping[str, int], source: list[int]) -> dic
         "label_index": None if row.label is None else index[row.label],
         "splits": list(row.splits) or None,
         "group": row.group,
-        "caption": row.caption,
+        "caption": texts.tree(row.captions),
         "video": row.video,
         "from": source,
     }
@@ -233,7 +234,7 @@ def _write(
                 parts=datasets,
                 refs=tuple(_ref(video) for video in videos),
                 verdicts=tuple(verdicts.get(shard, ())),
-                folders={source: columns[source].folder for source in column.sources},
+                folders={source: columns[source].folder for source in column.sources if source in columns},
             )
             for shard, videos in plan.shards()
             if shard not in finished

@@ -62,6 +62,5 @@ def finish(storage: Storage, plan: Plan, columns: Mapping[str, ColumnMeta]) -> M
 
 
 def _row(video: dict[str, object]) -> SampleRow:
-    fields = {name: video[name] for name in ("key", "label", "group", "caption", "video") if name in video}
-    splits = video.get("splits")
-    return SampleRow(splits=tuple(splits) if isinstance(splits, list) else (), **fields)  # type: ignore[arg-type]
+    fields = ("key", "label", "splits", "group", "caption", "video")
+    return SampleRow.of({name: video[name] for name in fields if name in video})

@@ -68,9 +68,7 @@ def _from_lines(storage: Storage, meta: Meta, text: bytes, keys: int) -> tuple[b
     tables = to_json([list(meta.classes), list(meta.splits)]).encode()
     named = meta.samples_stem == f"samples-{hashlib.sha256(text + tables).hexdigest()[:8]}"
     try:
-        rows = [
-            SampleRow(**{**row, "splits": tuple(row.get("splits", ()))}) for row in map(json.loads, text.splitlines())
-        ]
+        rows = [SampleRow.of(json.loads(line)) for line in text.split(b"\n") if line]
     except (ValueError, TypeError, AttributeError):
         return None
     new = _compiled(rows, meta, keys)

@@ -104,7 +104,7 @@ def test_unknown_keys_are_refused_and_nothing_changes(dest, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("a.txt", "", "allowed are .jsonl"),
+        ("a.xml", "", "allowed are .jsonl"),
         ("a.jsonl", "", "has no line"),
         ("a.jsonl", '{"key": "a"\n', r"a\.jsonl:1: not JSON"),
         ("a.jsonl", "\n[1]\n", r"a\.jsonl:2: .* not an object"),

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from shards import captions
 from shards.dataset import Dataset
 from shards.storage import Storage
 from shards.storage.base import Writing
@@ -65,13 +66,15 @@ def _add_sample(aside: Writing, dataset: Dataset, named: Named, *, column: str, 
         "splits": list(sample.splits),
         "group": sample.group,
     }
-    about |= {"caption": sample.caption, "frames": sample.frames, "fps": sample.fps}
+    about |= {"caption": captions.tree(sample.captions), "frames": sample.frames, "fps": sample.fps}
     about |= {"height": sample.height, "width": sample.width}
     texts = {"json": to_json({name: value for name, value in about.items() if value not in (None, [])}).encode()}
     if sample.label_index >= 0:
         texts["cls"] = str(sample.label_index).encode()
-    if sample.caption is not None:
-        texts["txt"] = sample.caption.encode()
+    if sample.captions:
+        # A single caption as it is, whatever its lines; of several a line each.
+        several = len(sample.captions) > 1
+        texts["txt"] = captions.encode(sample.captions) if several else sample.captions[0].encode("utf-8", "replace")
     for extension, data in texts.items():
         _add_member(aside, f"{sample.key}.{extension}", data)
     digits = max(3, len(str(sample.frames - 1)))

@@ -17,7 +17,7 @@ from shards.receipts import read_receipts
 from shards.storage import Storage, open_storage
 from vidprep.classes import read_classes
 from vidprep.packing.options import PackOptions
-from vidprep.packing.planning import entries, plan_roots, read_whole_manifest, root_now
+from vidprep.packing.planning import entries, plan_roots, read_whole_manifest, root_now, video_of
 from vidprep.packing.probing import balanced, probe_videos
 from vidprep.packing.shards import bad_videos, retried
 from vidprep.packing.work import FOLDER
@@ -159,13 +159,7 @@ def _lines(plan: Plan, wanted: set[str], *, dest: str, root: str | Path | None) 
     places = plan_roots(plan, dest=dest) if root is None else ()
     last: dict[str, Entry] = {entry.video["key"]: entry for entry in plan if entry.video["key"] in wanted}
     moved = None if root is None else root_now(root)
-    return [
-        Video(
-            **{**entry.video, "splits": tuple(entry.video.get("splits", ()))},
-            root=places[entry.root] if moved is None else moved,
-        )
-        for entry in last.values()
-    ]
+    return [video_of(entry.video, root=places[entry.root] if moved is None else moved) for entry in last.values()]
 
 
 def _mend(video: Video, mended: Video | None, root: str | Path | None) -> Video:

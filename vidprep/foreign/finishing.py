@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shards import captions as texts
 from shards.errors import DataError, UserError
 from shards.finalize import Finished, common_parameters, join, put_in_force
 from shards.foreign import Tars, split_url
@@ -91,9 +93,8 @@ def _rows(storage: Storage, tars: Tars, shard: int, index: ShardIndex, splits: S
                 f"{name}.info, sample {key}: its description cannot be understood ({error}); remove {name}.json and "
                 f"{_AGAIN}"
             ) from error
-        yield SampleRow(
-            key=key, label=info.get("label"), splits=own, group=info.get("group"), caption=info.get("caption")
-        )
+        captions = texts.of(info.get("caption"))
+        yield SampleRow(key=key, label=info.get("label"), splits=own, group=info.get("group"), captions=captions)
 
 
 def _labelled(rows: list[SampleRow], classes: Sequence[str] | None) -> tuple[list[SampleRow], tuple[str, ...]]:
@@ -108,11 +109,7 @@ def _labelled(rows: list[SampleRow], classes: Sequence[str] | None) -> tuple[lis
             f"{len(unknown)} labels are neither names of the {len(classes)} classes nor numbers from 0 to "
             f"{len(classes) - 1}: {', '.join(map(repr, unknown[:5]))}; mend the class list"
         )
-    return [row if row.label is None else _renamed(row, name_of[row.label]) for row in rows], tuple(classes)
-
-
-def _renamed(row: SampleRow, label: str) -> SampleRow:
-    return SampleRow(key=row.key, label=label, splits=row.splits, group=row.group, caption=row.caption)
+    return [row if row.label is None else replace(row, label=name_of[row.label]) for row in rows], tuple(classes)
 
 
 def _usual_side(samples: npt.NDArray[np.void]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shards import jpeg
+from shards.captions import tree
 from shards.index import FRAME
 from vidprep.foreign.members import VIDEOS, Group, Member
 from vidprep.foreign.videos import BadMember, Rows, study
@@ -165,9 +166,12 @@ def _about(group: Group, options: IndexOptions) -> tuple[dict[str, Any], float, 
     if label is None and options.label_field is None:
         label = _line(_decoded(group, "cls"))
     if options.caption_field is not None:
-        caption = _text(fields.get(options.caption_field))
+        caption = _captions(fields.get(options.caption_field))
     else:
-        caption = _text(_decoded(group, "txt")) or _text(fields.get("caption"))
+        listed = fields.get("caption")
+        # Several captions stand in a list; KEY.txt beside it has the same, a line each.
+        caption = (_captions(listed) if isinstance(listed, list) else None) or _text(_decoded(group, "txt"))
+        caption = caption or _captions(listed)
     about = {"label": label, "caption": caption}
     about["group"] = None if options.group_field is None else _line(fields.get(options.group_field))
     return {name: it for name, it in about.items() if it is not None}, _rate(fields.get("fps"), options.fps), notes
@@ -183,6 +187,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     return str(value).replace("\0", "").strip() or None
+
+
+def _captions(value: Any) -> str | list[str] | None:
+    """A caption, or a list of several."""
+    found = [text for it in (value if isinstance(value, list) else [value]) if (text := _text(it)) is not None]
+    return tree(found)
 
 
 def _line(value: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -125,6 +125,7 @@ def planned(video: Video) -> dict[str, Any]:
     """A video as the plan has it: all that does not depend on where the files are."""
     values = {f.name: getattr(video, f.name) for f in fields(Video) if f.name not in _NOT_PLANNED}
     values["splits"] = list(video.splits)
+    values["caption"] = list(video.caption) if isinstance(video.caption, tuple) else video.caption
     return {name: value for name, value in values.items() if value is not None and value != []}
 
 
@@ -156,8 +157,15 @@ def plan_roots(plan: Plan, *, dest: str) -> tuple[str, ...]:
 
 
 def _video(line: Entry, roots: Sequence[str]) -> Video:
-    fields = dict(line.video)
-    return Video(**{**fields, "splits": tuple(fields.get("splits", ())), "root": roots[line.root]})
+    return video_of(line.video, root=roots[line.root])
+
+
+def video_of(line: Mapping[str, Any], *, root: str) -> Video:
+    """The video of a line of the plan."""
+    fields = {**line, "splits": tuple(line.get("splits", ())), "root": root}
+    if isinstance(fields.get("caption"), list):
+        fields["caption"] = tuple(fields["caption"])
+    return Video(**fields)
 
 
 def roots_now(plan: Plan, manifest: Manifest, *, dest: str) -> tuple[str, ...]:
