@@ -1,4 +1,4 @@
-"""`vidprep flow`, `labels` and `prune`: columns made from other columns."""
+"""`vidprep flow`, `labels`, `text` and `prune`: columns made from other columns, or from captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABELS = ("crop", "window", "stride", "views", "resize", "variant", "flip", "se
 
 
 def _common(command: Any) -> Any:
-    """Options of both commands."""
+    """Options of all of them."""
     for option in (
         click.option("--dry-run", is_flag=True, help="With --engine slurm: write the scripts instead of submitting."),
         click.option("--plan-only", is_flag=True, help="Only fix the options; then vidprep run DEST --column NAME."),
@@ -110,6 +110,19 @@ def labels(dest: str, **options: Any) -> None:
     _make("labels", dest, {name: options.pop(name) for name in _LABELS}, options)
 
 
+@click.command()
+@click.argument("dest", type=str)
+@click.option("--column", default="text", show_default=True, help="Name of the column.")
+@_common
+def text(dest: str, **options: Any) -> None:
+    """Pack the captions of the data set DEST into a column: KEY.txt, one caption a line.
+
+    Captions stand in the sample table (vidprep annotate DEST FILE), and tasks read them there; the column is for
+    programs that read tars alone. When captions are replaced the column is stale; the same command makes it anew.
+    """
+    _make("text", dest, {}, options)
+
+
 def _make(
     what: str,
     dest: str,
@@ -117,17 +130,17 @@ def _make(
     options: dict[str, Any],
 ) -> None:
     """Plan the column, and write it where it is to be written. `given`: of the maker; `options`: of the run."""
-    from vidprep.derive import add_flow, add_labels, flow_maker, label_maker, plan_column
+    from vidprep.derive import add_flow, add_labels, add_text, flow_maker, label_maker, plan_column, text_maker
 
+    makers: dict[str, Any] = {"flow": flow_maker, "labels": label_maker, "text": text_maker}
     column, workers = options["column"], options["workers"]
     run = {name: options[name] for name in ("workers", "timeout", "memory", "scratch")}
     with Events(unit="videos") as events:
         if options["plan_only"] or options["engine"] == "slurm":
-            maker = flow_maker(**given) if what == "flow" else label_maker(**given)
-            plan_column(dest, column, maker)
+            plan_column(dest, column, makers[what](**given))
             if options["plan_only"]:
-                text = f"column {column} of {dest} is planned: vidprep run {dest} --column {column} writes it"
-                events({"event": "done", "message": text})
+                message = f"column {column} of {dest} is planned: vidprep run {dest} --column {column} writes it"
+                events({"event": "done", "message": message})
                 return
             from vidprep.farm.work import Job
 
@@ -141,8 +154,8 @@ def _make(
             )
             return
         engine = make_engine(options["engine"], address=options["address"], workers=workers)
-        add: Any = add_flow if what == "flow" else add_labels
-        add(dest, column=column, engine=engine, on_event=events, **run, **given)
+        add: dict[str, Any] = {"flow": add_flow, "labels": add_labels, "text": add_text}
+        add[what](dest, column=column, engine=engine, on_event=events, **run, **given)
 
 
 @click.command()

@@ -78,8 +78,8 @@ def _warn(summary: Summary) -> None:
     for name, column in summary.columns.items():
         if column.stale:
             click.echo(
-                f"warning: column {name} was made from {', '.join(column.stale)} as it was before it changed; make it "
-                f"anew with {column.producer} {summary.url} --column {name} and the options above",
+                f"warning: column {name} was made from {', '.join(column.stale)} as before a change; make it anew with "
+                f"{column.producer} {summary.url} --column {name} and the options above",
                 err=True,
             )
     if summary.mixed:
@@ -110,11 +110,15 @@ def check(dest: str, repair: bool, **options: Any) -> int:
         flag = "--from" if given[0] == "other" else f"--{given[0]}"
         raise click.UsageError(f"{flag} goes with --repair")
     from shards.check import check as problems
+    from shards.derived import stale_columns
 
     count = 0
     for problem in problems(dest):
         count += 1
         click.echo(str(problem))
+    # What is stale is whole, and so no problem of its bytes; damaged indexes cannot tell.
+    for message in () if count else stale_columns(dest).values():
+        click.echo(f"warning: {message}", err=True)
     if count:
         click.echo(f"{count} problems in {dest}; vidprep check {dest} --repair mends what can be mended", err=True)
         return 1
@@ -152,7 +156,7 @@ def _repair(dest: str, **options: Any) -> int:
     "--columns",
     default="rgb",
     show_default=True,
-    help="Columns of frames, flow or statistics to draw, separated by commas.",
+    help="Columns of frames, flow, statistics or text to draw, separated by commas.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="How many clips.  [default: 24; 8 if not frames alone]")
 @click.option("--split", help="Only samples of this split.")

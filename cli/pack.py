@@ -46,7 +46,7 @@ def set_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=Parsed(parse_names, "NAMES"),
             default="rgb",
             show_default=True,
-            help="Columns to make: rgb, or rgb,flow, or rgb,flow,statistics.",
+            help="Columns to make: rgb, and any of flow, statistics (which needs flow) and text, such as rgb,flow.",
         ),
         click.option(
             "--timeout",

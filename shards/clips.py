@@ -28,7 +28,7 @@ def check_columns(dataset: Dataset, spec: ClipSpec) -> None:
         if asked is None:
             continue
         kind = COLUMNS[columns[asked].kind]
-        if kind.framed != framed or kind.planes not in planes:
+        if kind.framed != framed or kind.planes not in planes or kind.text:
             raise UserError(
                 f"column {asked!r} of {dataset.url} is of kind {columns[asked].kind} and cannot be read as {use}; the "
                 f"columns are: {', '.join(f'{name} ({column.kind})' for name, column in columns.items())}"
@@ -48,7 +48,7 @@ def _check_table(dataset: Dataset, spec: ClipSpec, name: str) -> None:
     others = [
         other
         for other, column in dataset.meta.columns.items()
-        if not COLUMNS[column.kind].framed and TableGeometry.of(column.parameters) == wanted
+        if COLUMNS[column.kind].table and TableGeometry.of(column.parameters) == wanted
     ]
     if others:
         help_ = f"--set task.table={others[0]} names one that fits"

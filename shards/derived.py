@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shards import captions
 from shards.errors import DataError, UserError
 from shards.finalize import common_parameters, join, load_shards
-from shards.index import ColumnIndex, build_index, column_digest, parse_index
+from shards.index import ColumnIndex, build_index, combined_digest, parse_index
 from shards.meta import ColumnMeta, Meta, read_meta, write_meta
 from shards.receipts import read_receipt, read_receipts, stem
-from shards.storage import MissingError, Storage
+from shards.samples import SampleTable
+from shards.storage import MissingError, Storage, open_storage
 from shards.text import to_json
 
 _HEX = 8
+_DIGEST = 16  # bytes of a SHA-256 that index.bin keeps
 
 
 def column_index(storage: Storage, column: ColumnMeta) -> ColumnIndex:
@@ -30,29 +34,80 @@ def column_index(storage: Storage, column: ColumnMeta) -> ColumnIndex:
 
 
 def source_digests(storage: Storage, meta: Meta, sources: Sequence[str]) -> dict[str, str]:
-    """Digest of each of these columns as it is now. Raises UserError: the data set has no such column."""
+    """Digest of each of these columns, or of the captions, as they are now.
+
+    Raises UserError: the data set has no such column.
+    """
     for name in sources:
-        if name not in meta.columns:
+        if name != captions.SOURCE and name not in meta.columns:
             raise UserError(missing_column(storage.url, meta, name))
-    return {name: column_digest(column_index(storage, meta.columns[name])) for name in sources}
+    return {name: combined_digest(_tar_digests(storage, meta, name)) for name in sources}
+
+
+def source_sha256(storage: Storage, meta: Meta, source: str, shard: int) -> str:
+    """Hex SHA-256 of what a shard is made from: of the source's tar, or of the captions of its samples."""
+    if source == captions.SOURCE:
+        return _Captions(storage, meta).sha256(shard)
+    return read_receipt(storage, meta.columns[source].folder, shard).tar_sha256
+
+
+class _Captions:
+    """What stands for the tars where the source is the sample table."""
+
+    def __init__(self, storage: Storage, meta: Meta) -> None:
+        self._table = SampleTable(storage, meta, verify=False)
+        self._shards = column_index(storage, next(iter(meta.columns.values()))).shards
+
+    def sha256(self, shard: int) -> str:
+        first, count = int(self._shards[shard]["first"]), int(self._shards[shard]["samples"])
+        rows = map(self._table.row, range(first, first + count))
+        return captions.sha256((row.key, row.captions) for row in rows)
+
+    def tar_digests(self) -> list[bytes]:
+        return [bytes.fromhex(self.sha256(shard))[:_DIGEST] for shard in range(len(self._shards))]
+
+
+def _tar_digests(storage: Storage, meta: Meta, source: str) -> list[bytes]:
+    """The first bytes of `source_sha256` of every shard."""
+    if source == captions.SOURCE:
+        return _Captions(storage, meta).tar_digests()
+    return [digest.tobytes() for digest in column_index(storage, meta.columns[source]).shards["tar_digest"]]
 
 
 def missing_column(url: str, meta: Meta, name: str) -> str:
     """What to tell somebody who needs a column that is not there."""
-    makers = {"flow": f"vidprep flow {url}", "statistics": f"vidprep labels {url}"}
+    makers = {"flow": f"vidprep flow {url}", "statistics": f"vidprep labels {url}", "text": f"vidprep text {url}"}
     base = name.partition("-")[0]
     make = f"; make it with {makers[base]}" + ("" if name == base else f" --column {name}") if base in makers else ""
     return f"{url} has no column {name!r}; it has: {', '.join(meta.columns)}{make}"
 
 
 def stale_sources(storage: Storage, meta: Meta, name: str) -> tuple[str, ...]:
-    """The columns that a derived column was made from and that have changed, or gone, since."""
+    """The columns (or "captions") that a derived column was made from and that have changed, or gone, since."""
     recorded = meta.columns[name].sources
     return tuple(
         source
         for source, digest in recorded.items()
-        if source not in meta.columns or column_digest(column_index(storage, meta.columns[source])) != digest
+        if (source not in meta.columns and source != captions.SOURCE)
+        or combined_digest(_tar_digests(storage, meta, source)) != digest
     )
+
+
+def stale_columns(url: str | Path) -> dict[str, str]:
+    """What to tell about every column that is no longer true: what changed, and the command that makes it anew.
+
+    Raises: UserError: there is no finished data set. DataError: an index is damaged.
+    """
+    storage = open_storage(url)
+    meta = read_meta(storage)
+    told = {}
+    for name, column in meta.columns.items():
+        if stale := stale_sources(storage, meta, name):
+            told[name] = (
+                f"column {name} was made from {', '.join(stale)} as before a change; make it anew with "
+                f"{column.producer} {storage.url} --column {name} and its options (vidprep info shows them)"
+            )
+    return told
 
 
 def folder_for(
@@ -69,7 +124,7 @@ def folder_for(
 
     def sha(source: str, shard: int) -> str:
         if (source, shard) not in shas:
-            shas[source, shard] = read_receipt(storage, meta.columns[source].folder, shard).tar_sha256
+            shas[source, shard] = source_sha256(storage, meta, source, shard)
         return shas[source, shard]
 
     taken = {column.folder for other, column in meta.columns.items() if other != name}
@@ -90,7 +145,7 @@ def finalize_column(
         name: of the column; kind: key of `shards.columns.COLUMNS`.
         folder: where its shards are.
         producer: the command that makes it.
-        sources: the columns it was made from.
+        sources: the columns it was made from, or "captions".
 
     Raises:
         UserError: shards are missing (says how many), or a source is.
@@ -102,12 +157,12 @@ def finalize_column(
     samples, records = join(shards)
     digests = source_digests(storage, meta, sources)
     for source in sources:
-        found = column_index(storage, meta.columns[source]).shards["tar_digest"]
-        for shard, digest in zip(shards, found, strict=True):
-            if bytes.fromhex(shard.receipt.sources.get(source, ""))[:16] != digest.tobytes():
+        for shard, digest in zip(shards, _tar_digests(storage, meta, source), strict=True):
+            if bytes.fromhex(shard.receipt.sources.get(source, ""))[:_DIGEST] != digest:
+                what = "other captions" if source == captions.SOURCE else f"another {source} shard"
                 raise DataError(
-                    f"{storage.url}/{stem(folder, shard.receipt.shard)} was made from another {source} shard than "
-                    f"there is now; remove its .json and {again} to write it anew"
+                    f"{storage.url}/{stem(folder, shard.receipt.shard)} was made from {what} than there is now; "
+                    f"remove its .json and {again} to write it anew"
                 )
     first = next(iter(meta.columns.values()))
     if not np.array_equal(samples["key_hash"], column_index(storage, first).samples["key_hash"]):

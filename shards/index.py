@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,8 +139,12 @@ def keys_digest(hashes: npt.NDArray[np.uint64]) -> int:
 
 def column_digest(index: ColumnIndex) -> str:
     """16 hex digits for what a column holds: BLAKE2b of the digests of its tars in order."""
-    data = np.ascontiguousarray(index.shards["tar_digest"])
-    return hashlib.blake2b(data.tobytes(), digest_size=8).hexdigest()
+    return combined_digest(digest.tobytes() for digest in index.shards["tar_digest"])
+
+
+def combined_digest(digests: Iterable[bytes]) -> str:
+    """16 hex digits for digests of shards in order."""
+    return hashlib.blake2b(b"".join(digests), digest_size=8).hexdigest()
 
 
 def build_idx(

@@ -1,6 +1,6 @@
-"""Adding or regenerating columns of a packed data set: optical flow and statistics labels.
+"""Adding or regenerating columns of a packed data set: optical flow, statistics labels and captions.
 
-Neither touches the RGB column. A column is written shard by shard into a folder of its own; when all are there one
+None touches the RGB column. A column is written shard by shard into a folder of its own; when all are there one
 write of dataset.json puts it in force. Whatever ends a run, the same call goes on where it stopped.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from shards.storage import open_storage
 from vidprep.deriving.flow import FlowMaker
-from vidprep.deriving.labels import Flip, LabelMaker
-from vidprep.deriving.makers import ColumnPlan, flow_maker, label_maker, write_column_plan
+from vidprep.deriving.labels import Flip
+from vidprep.deriving.makers import AnyMaker, ColumnPlan, flow_maker, label_maker, text_maker, write_column_plan
 from vidprep.deriving.shards import Derivation
 from vidprep.farm.engines import Engine, Local, make_column
 from vidprep.farm.reports import DeriveReport
@@ -21,7 +21,16 @@ from vidprep.flow.backends import choose_backend
 from vidprep.runs import OnEvent, ignore
 from vidprep.statistics import Variant
 
-__all__ = ["DeriveReport", "add_flow", "add_labels", "flow_maker", "label_maker", "plan_column"]
+__all__ = [
+    "DeriveReport",
+    "add_flow",
+    "add_labels",
+    "add_text",
+    "flow_maker",
+    "label_maker",
+    "plan_column",
+    "text_maker",
+]
 
 
 def add_flow(
@@ -125,7 +134,36 @@ def add_labels(
     return _add(job, maker, engine or Local(), on_event or ignore)
 
 
-def plan_column(dest: str | Path, column: str, maker: FlowMaker | LabelMaker) -> ColumnPlan:
+def add_text(
+    dest: str | Path,
+    *,
+    column: str = "text",
+    workers: int | None = None,
+    timeout: float = 600,
+    memory: int | None = None,
+    scratch: str | Path | None = None,
+    engine: Engine | None = None,
+    on_event: OnEvent | None = None,
+) -> DeriveReport:
+    """Pack the captions of the sample table into a column, `KEY.txt` with one caption a line.
+
+    Captions that are replaced later (`shards.samples.annotate`) make the column stale; the same call makes it anew.
+    Samples without caption are recorded as failed.
+
+    Args:
+        dest: the data set.
+        column: its name.
+        workers, timeout, memory, scratch, engine, on_event: as in `add_flow`.
+
+    Raises:
+        UserError: no sample has a caption, no such data set, the name is that of another column.
+        StorageError: the destination cannot be read or written.
+    """
+    job = _job(dest, column, workers=workers, timeout=timeout, memory=memory, scratch=scratch)
+    return _add(job, text_maker(), engine or Local(), on_event or ignore)
+
+
+def plan_column(dest: str | Path, column: str, maker: AnyMaker) -> ColumnPlan:
     """Freeze how a column is made, for `vidprep.farm.work.run`.
 
     Raises:
@@ -151,7 +189,7 @@ def _job(
     )
 
 
-def _add(job: Job, maker: FlowMaker | LabelMaker, engine: Engine, tell: OnEvent) -> DeriveReport:
+def _add(job: Job, maker: AnyMaker, engine: Engine, tell: OnEvent) -> DeriveReport:
     if isinstance(maker, FlowMaker) and engine.here:
         maker.probe()
     plan_column(job.url, job.column, maker)

@@ -16,6 +16,7 @@ from shards.index import FRAME, MEMBER, SAMPLE
 from shards.procs import Lost, run_tasks
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import LabelMaker
+from vidprep.deriving.measure import text_bytes
 from vidprep.packing.options import PackOptions
 from vidprep.packing.work import Measure, MeasureTask
 from vidprep.records import Video
@@ -105,13 +106,14 @@ def measure_videos(
     timeout: float,
     flow: FlowMaker | None = None,
     labels: LabelMaker | None = None,
+    text: bool = False,
 ) -> Estimate:
     """Decode the given videos in worker processes.
 
     Args:
         limit: decode at most this many frames of a video and extend by what its header says.
         timeout: seconds without a frame after which a video counts as bad.
-        flow, labels: measure these columns too.
+        flow, labels, text: measure these columns too.
 
     Raises:
         StorageError: videos cannot be read.
@@ -148,7 +150,8 @@ def measure_videos(
             name: _mean_cost([m.columns.get(name, (0.0, 0.0)) for m in measures])
             for name, maker in (("flow", flow), ("statistics", labels))
             if maker is not None
-        },
+        }
+        | ({"text": _mean_cost([(text_bytes(video), 0.0) for video in videos])} if text else {}),
     )
 
 

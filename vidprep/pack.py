@@ -70,9 +70,9 @@ def pack(
         workers: processes; one a core by default.
         max_bad: share of videos without a frame above which no data set is published.
         timeout: seconds without a new frame after which a video is given up.
-        columns: "rgb", and "flow" and "statistics" to add these columns as `vidprep.derive.add_flow` and `add_labels`
-            do, with the same bytes.
-        flow, labels: arguments of these two functions.
+        columns: "rgb", and "flow", "statistics" and "text" to add these columns as `vidprep.derive.add_flow`,
+            `add_labels` and `add_text` do, with the same bytes.
+        flow, labels: arguments of the first two.
         memory: bytes that a process may hold; a video that needs more is given up.
         scratch: folder that shards are written in before they are published, for slow destinations.
         engine: where shards are written; processes on this machine by default.
@@ -161,8 +161,15 @@ def estimate_pack(
     place = open_storage(dest).url
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
     picked = videos.at(spread(videos.videos, _DRY_RUN))
-    flow_by, labels_by = makers(columns, flow or {}, labels or {}, probe=True)
+    derived = makers(columns, flow or {}, labels or {}, probe=True)
     estimate = measure_videos(
-        picked, options, workers=workers, limit=None, timeout=timeout, flow=flow_by, labels=labels_by
+        picked,
+        options,
+        workers=workers,
+        limit=None,
+        timeout=timeout,
+        flow=derived.flow,
+        labels=derived.statistics,
+        text=derived.text is not None,
     )
     return dry_run(videos.videos, estimate, options, dest=place, workers=workers)

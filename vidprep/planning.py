@@ -13,7 +13,8 @@ from shards.plan import Plan, read_plan, write_plan
 from shards.storage import Storage, open_storage
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import LabelMaker
-from vidprep.deriving.makers import ColumnPlan, flow_maker, label_maker, write_column_plan
+from vidprep.deriving.makers import ColumnPlan, flow_maker, label_maker, text_maker, write_column_plan
+from vidprep.deriving.text import TextMaker
 from vidprep.estimate import measure_videos, shard_bounds, spread
 from vidprep.packing.options import PackOptions, check_same
 from vidprep.packing.planning import Manifest, entries, read_whole_manifest, roots_now
@@ -26,7 +27,7 @@ _SHORT_SIDE = 128
 _MEASURED = 8  # videos, for the plan's estimate
 _MEASURED_FRAMES = 256  # of each of them
 FEW = 64  # videos that need no balance
-_COLUMNS = ("rgb", "flow", "statistics")
+_COLUMNS = ("rgb", "flow", "statistics", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,14 @@ def plan(
         shard_size=int(shard_size),
         segment_frames=segment_frames,
     )
-    columns_ = [it for it in makers(columns, flow or {}, labels or {}) if it is not None]
+    derived = makers(columns, flow or {}, labels or {})
     workers = worker_count(workers)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
+    if derived.text is not None and not any(video.caption for video in videos):
+        raise UserError(
+            f"no video of {manifest} has a caption, so there is no text to pack; leave text out of the columns, and "
+            "after packing give vidprep annotate DEST FILE, then vidprep text DEST"
+        )
     storage.create(PLAN).discard()  # a destination that cannot be written is found before hours of work
     fresh = not storage.exists(PLAN)
     unreadable: Mapping[str, int] = {}
@@ -115,8 +121,8 @@ def plan(
         raise UserError(
             f"{storage.url} was planned with other classes; give the same class table, or another destination"
         )
-    for maker in columns_:
-        write_column_plan(storage, ColumnPlan.of("flow" if isinstance(maker, FlowMaker) else "statistics", maker))
+    for column, maker in derived.items():
+        write_column_plan(storage, ColumnPlan.of(column, maker))
     count, shards = _size(plan)
     return Planned(
         url=storage.url,
@@ -129,9 +135,22 @@ def plan(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Makers:
+    """What makes the columns besides rgb; None for those that are not asked for."""
+
+    flow: FlowMaker | None = None
+    statistics: LabelMaker | None = None
+    text: TextMaker | None = None
+
+    def items(self) -> list[tuple[str, FlowMaker | LabelMaker | TextMaker]]:
+        """Name and maker of those that are asked for."""
+        return [(name, maker) for name, maker in vars(self).items() if maker is not None]
+
+
 def makers(
     columns: Sequence[str], flow: Mapping[str, Any], labels: Mapping[str, Any], *, probe: bool = False
-) -> tuple[FlowMaker | None, LabelMaker | None]:
+) -> Makers:
     """What makes the columns that are asked for.
 
     Args:
@@ -142,13 +161,17 @@ def makers(
     """
     unknown = [name for name in columns if name not in _COLUMNS]
     if unknown or "rgb" not in columns:
-        raise UserError(f"columns are {', '.join(columns)}; allowed are rgb, flow and statistics, and always rgb")
+        raise UserError(f"columns are {', '.join(columns)}; allowed are rgb, flow, statistics, text, and always rgb")
     if "statistics" in columns and "flow" not in columns:
         raise UserError("statistics are computed from flow: give the columns rgb,flow,statistics")
     maker = flow_maker(**flow) if "flow" in columns else None
     if maker is not None and probe:
         maker.probe()
-    return maker, label_maker(**labels) if "statistics" in columns else None
+    return Makers(
+        flow=maker,
+        statistics=label_maker(**labels) if "statistics" in columns else None,
+        text=text_maker() if "text" in columns else None,
+    )
 
 
 def asked_size(short_side: int | None, size: tuple[int, int] | None) -> Resize:

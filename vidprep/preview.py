@@ -44,6 +44,7 @@ _EDGE = 28  # margin around the sheet
 _GAP = 22  # between clips
 _BETWEEN = 10  # between the pictures of one clip
 _WHEEL = 64  # side of the colour code's key
+_CAPTIONS = 3  # of a clip
 
 _LEGENDS = {
     "flow": "Flow: the hue is the direction, as in the wheel, the saturation the length. ∂u, ∂v: motion boundaries of "
@@ -56,8 +57,8 @@ _LEGENDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawn:
-    """A column to draw: its name, its kind (frames, flow or statistics), and the column of the frames it was made from;
-    for frames that is itself."""
+    """A column to draw: its name, its kind (frames, flow, statistics or text), and the column of the frames it was made
+    from; for frames that is itself, for text the first."""
 
     name: str
     kind: str
@@ -75,13 +76,13 @@ def contact_sheet(
     frame_height: int = 72,
     side_by_side: int = 2,
 ) -> Image:
-    """Draw clips of a data set with label, key, frame range and rate: frames, flow, statistics labels.
+    """Draw clips of a data set with label, key, frame range and rate: frames, flow, statistics labels, captions.
 
     Frames are evenly spaced and scaled to one height, at most three times their size. Flow is drawn in the Middlebury
     colour code, with its motion boundaries, below its frames. Of a statistics table one row is drawn: where the three
-    patterns' regions lie and what they are labelled with. Classes take turns, so that `count` clips show as many
-    classes as they can; which clip of a class and which row of a table is drawn from `seed`. Samples that failed in one
-    of the columns are left out.
+    patterns' regions lie and what they are labelled with; of captions the first three. Classes take turns, so that
+    `count` clips show as many classes as they can; which clip of a class and which row of a table is drawn from `seed`.
+    Samples that failed in one of the columns are left out.
 
     Args:
         columns: names of columns, drawn in this order. They need not be open in `dataset`.
@@ -139,11 +140,11 @@ def _drawn(dataset: Dataset, name: str) -> _Drawn:
 
 
 def _kind(meta: Meta, name: str) -> str:
-    """frames, flow, statistics, or nothing for what cannot be drawn."""
+    """frames, flow, statistics, text, or nothing for what cannot be drawn."""
     kind = meta.columns[name].kind
     if COLUMNS[kind].framed:
         return "flow" if COLUMNS[kind].planes == 2 else "frames"
-    return "statistics" if kind == "statistics" else ""
+    return kind if kind in ("statistics", "text") else ""
 
 
 def _numbers(dataset: Dataset, columns: Sequence[str], split: str | None) -> npt.NDArray[np.int64]:
@@ -185,6 +186,9 @@ def _pictures(dataset: Dataset, drawn: Sequence[_Drawn], i: int, count: int, hei
             clip = read_clip(dataset, i, table=d.name, frames=d.frames, rng=np.random.default_rng([seed, i]))
             pictures.append(statistics_panel(clip, name=d.name))
             continue
+        if d.kind == "text":
+            pictures.append(_texts(dataset, i, d.name))
+            continue
         tile = _tile(dataset, i, d.frames, height)
         frames = _strip(dataset, i, times, d.frames, tile)
         if d.kind == "flow":
@@ -193,6 +197,13 @@ def _pictures(dataset: Dataset, drawn: Sequence[_Drawn], i: int, count: int, hei
         else:
             pictures.append(named("frame", frames) if fields else frames)
     return below(pictures, gap=_BETWEEN)
+
+
+def _texts(dataset: Dataset, i: int, column: str) -> Image:
+    """The first captions of a sample, and how many more there are."""
+    texts = dataset.captions([i], column=column)[0]
+    more = [f"… {len(texts) - _CAPTIONS} more"] if len(texts) > _CAPTIONS else []
+    return below([paragraph(text, LEAST) for text in [*texts[:_CAPTIONS], *more]], gap=0)
 
 
 def _tile(dataset: Dataset, i: int, column: str, height: int) -> tuple[int, int]:

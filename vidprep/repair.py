@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards import captions
 from shards.check import Problem, check
 from shards.columns import COLUMNS
 from shards.derived import folder_for, source_digests, stale_sources
@@ -21,11 +22,11 @@ from shards.ops.repair import Lost, Mended, mend
 from shards.plan import read_plan
 from shards.receipts import has_receipt, stem
 from shards.storage import Storage, open_storage
-from vidprep.derive import add_flow, add_labels, flow_maker, label_maker
+from vidprep.derive import add_flow, add_labels, add_text, flow_maker, label_maker, text_maker
 from vidprep.pack import pack
 from vidprep.runs import OnEvent, ignore
 
-_MAKERS = ("vidprep flow", "vidprep labels")
+_MAKERS = ("vidprep flow", "vidprep labels", "vidprep text")
 _MEASURED = ("quality", "numbers")  # parameters that follow from the others
 
 
@@ -122,10 +123,12 @@ def _remaker(
     if why := _broken_sources(storage, meta, name):
         return why
     given = {key: value for key, value in column.parameters.items() if key not in _MEASURED}
-    sources = dict(zip(("rgb", "flow"), _by_planes(meta, column), strict=False))
-    table = not COLUMNS[column.kind].framed
+    kind = COLUMNS[column.kind]
+    sources = {} if kind.text else dict(zip(("rgb", "flow"), _by_planes(meta, column), strict=False))
     try:
-        if table:
+        if kind.text:
+            parameters = text_maker().parameters()
+        elif kind.table:
             resize = given.pop("resize", None)
             given["resize"] = tuple(resize) if isinstance(resize, list) else resize
             given |= sources
@@ -141,7 +144,9 @@ def _remaker(
         or folder_for(storage, meta, name, parameters=parameters, digests=digests) != column.folder
     ):
         return "this version makes such a column in another way"
-    if table:
+    if kind.text:
+        return lambda: add_text(storage.url, column=name, workers=workers, on_event=tell)
+    if kind.table:
         return lambda: add_labels(storage.url, column=name, workers=workers, on_event=tell, **given)
     return lambda: add_flow(storage.url, column=name, workers=workers, on_event=tell, **given)
 
@@ -151,7 +156,8 @@ def _broken_sources(storage: Storage, meta: Meta, name: str) -> str:
     column = meta.columns[name]
     if column.producer not in _MAKERS:
         return f"its shards come from {column.producer}"
-    if broken := [s for s in column.sources if s not in meta.columns or not _whole(storage, meta, s)]:
+    made_from = [s for s in column.sources if s != captions.SOURCE]
+    if broken := [s for s in made_from if s not in meta.columns or not _whole(storage, meta, s)]:
         return f"it was made from {', '.join(broken)}, which is to be mended first"
     if stale := stale_sources(storage, meta, name):
         return f"it is stale: {', '.join(stale)} changed since"

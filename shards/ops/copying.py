@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shards import captions
 from shards.columns import COLUMNS
 from shards.dataset import Dataset
 from shards.errors import DataError
@@ -65,6 +66,9 @@ def copy_shard(task: CopyTask) -> Receipt:
     began = time.time()
     storage = open_storage(task.url)
     sources = {name: read_receipt(storage, folder, task.shard).tar_sha256 for name, folder in task.folders.items()}
+    if captions.SOURCE in task.column.sources:
+        rows = ((ref.key, task.parts[ref.part].table.captions(ref.number)) for ref in task.refs)
+        sources[captions.SOURCE] = captions.sha256(rows)
     readers = [ColumnReader(part.storage, task.name, part.meta.columns[task.name], part.meta) for part in task.parts]
     with ShardWriter(
         storage,

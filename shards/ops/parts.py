@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards import captions
 from shards.columns import COLUMNS
 from shards.dataset import Dataset
 from shards.derived import source_digests, stale_sources
@@ -157,9 +158,9 @@ def _join_column(parts: Sequence[Part], name: str, order: Sequence[str], *, prod
         kind=first.kind,
         folder=name,
         # With a source left out the command that made it cannot make it again.
-        producer=first.producer if first.sources and set(first.sources) <= set(order) else producer,
+        producer=first.producer if first.sources and set(first.sources) <= {*order, captions.SOURCE} else producer,
         parameters=parameters,
-        sources={source: "" for source in first.sources if source in order},
+        sources={source: "" for source in first.sources if source in order or source == captions.SOURCE},
     )
 
 

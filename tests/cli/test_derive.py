@@ -1,18 +1,20 @@
-"""`vidprep flow`, `labels`, `prune`, and `pack --columns` on the command line."""
+"""`vidprep flow`, `labels`, `text`, `prune`, and `pack --columns` on the command line."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cli.main import run
+from shards.dataset import open_dataset
 from shards.meta import read_meta
 from tests.vidprep.clips import noise_frames, write_clip
 from tests.vidprep.test_derive import contents
 from vidprep.flow import choose_backend
-from vidprep.records import Video, write_manifest
+from vidprep.records import Video, read_manifest, write_manifest
 
 FLOW = ("nscales=1", "warps=1", "outer_iterations=1", "inner_iterations=2")
 LABELS = {"crop": 16, "window": 4, "resize": "stored", "views": 2}
@@ -50,6 +52,34 @@ def test_one_command_gives_the_bytes_of_three(
     assert list(read_meta(dest).columns) == ["rgb", "flow", "statistics"]
 
 
+def test_captions_of_the_manifest_become_a_column(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack(manifest, tmp_path / "none", "--columns", "rgb,text") == 1
+    told = capsys.readouterr().err
+    assert f"no video of {manifest} has a caption" in told and "vidprep text DEST" in told
+    assert not (tmp_path / "none").exists()
+    texts: list[str | tuple[str, ...] | None] = ["one", ("two", "three"), None]
+    videos = [replace(video, caption=text) for video, text in zip(read_manifest(manifest), texts, strict=True)]
+    captioned = manifest.with_name("captioned.jsonl")
+    write_manifest(captioned, videos)
+    assert list(read_manifest(captioned)) == videos
+    assert pack(captioned, tmp_path / "one", "--columns", "rgb,text", "--dry-run") == 0
+    lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line)
+    assert lines["text column"].startswith("2.6 kB")  # three headers, two texts
+    for _ in range(2):  # the second time there is nothing to do
+        assert pack(captioned, tmp_path / "one", "--columns", "rgb,text") == 0
+    assert pack(captioned, tmp_path / "two") == 0
+    dest = str(tmp_path / "two")
+    assert run(["text", dest, "--plan-only"]) == 0
+    assert run(["run", dest, "--column", "text"]) == 0
+    assert run(["finalize", dest]) == 0
+    assert run(["text", dest]) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    data = open_dataset(dest, columns=("rgb", "text"))
+    assert data.captions(range(3), column="text") == [("one",), ("two", "three"), ()]
+
+
 def test_a_dry_run_estimates_every_column(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = [word for pair in LABELS.items() for word in ("--labels", f"{pair[0]}={pair[1]}")]
     assert pack(manifest, tmp_path / "d", "--columns", "rgb,flow,statistics", *labels, "--dry-run") == 0
@@ -63,7 +93,7 @@ def test_a_dry_run_estimates_every_column(manifest: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--columns", "rgb,depth"), "columns are rgb, depth; allowed are rgb, flow and statistics"),
+        (("--columns", "rgb,depth"), "columns are rgb, depth; allowed are rgb, flow, statistics, text, and always rgb"),
         (("--columns", "flow"), "always rgb"),
         (("--columns", "rgb,statistics"), "statistics are computed from flow"),
         (("--columns", "rgb,flow", "--flow", "method=magic"), "unknown flow method 'magic'"),

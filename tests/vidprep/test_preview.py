@@ -174,12 +174,12 @@ def test_failed_samples_are_left_out(columns, monkeypatch):
 
 
 def test_columns_that_cannot_be_drawn(columns, monkeypatch):
-    monkeypatch.setitem(COLUMNS, "text", ColumnKind(suffix="txt", framed=False))
+    monkeypatch.setitem(COLUMNS, "sound", ColumnKind(suffix="flac", framed=False))
     dataset = open_dataset(columns)
-    text = ColumnMeta(kind="text", folder="text")
-    dataset.meta = replace(dataset.meta, columns={**dataset.meta.columns, "text": text})
-    with pytest.raises(UserError, match="'text' holds text, which is not drawn; draw rgb, flow, flow-raft, statistics"):
-        contact_sheet(dataset, columns=["rgb", "text"])
+    sound = ColumnMeta(kind="sound", folder="sound")
+    dataset.meta = replace(dataset.meta, columns={**dataset.meta.columns, "sound": sound})
+    with pytest.raises(UserError, match="'sound' holds sound, which is not drawn; draw rgb, flow, flow-raft, statist"):
+        contact_sheet(dataset, columns=["rgb", "sound"])
     with pytest.raises(UserError, match="name at least one column"):
         contact_sheet(dataset, columns=[])
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from shards import captions
 from shards.errors import DataError, UserError
 from shards.keys import is_key
 from shards.storage import MissingError, Storage
@@ -17,12 +18,15 @@ from shards.table import TableGeometry
 from shards.text import to_json
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import LabelMaker
-from vidprep.deriving.work import Maker
+from vidprep.deriving.text import TextMaker
 from vidprep.flow.params import TVL1Params
 
 VERSION = 1
 _ON_GPU = ("triton", "opencv-cuda")
-_PRODUCERS = {"flow": "vidprep flow", "statistics": "vidprep labels"}
+_PRODUCERS = {"flow": "vidprep flow", "statistics": "vidprep labels", "text": "vidprep text"}
+_ORDER = ("flow", "statistics", "text")  # labels are made from flow
+
+AnyMaker = FlowMaker | LabelMaker | TextMaker
 
 
 def flow_maker(
@@ -56,18 +60,25 @@ def label_maker(
     return LabelMaker(geometry=TableGeometry(window=window, resize=resize, crop=crop), **options)
 
 
+def text_maker(**options: Any) -> TextMaker:
+    """The maker of a text column. Raises UserError: it has no options."""
+    if options:
+        raise UserError(f"unknown text option {next(iter(options))!r}; a text column has none")
+    return TextMaker()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColumnPlan:
     """A column that is to be made.
 
     Attributes:
         column: its name.
-        make: "flow" or "statistics".
-        options: of `flow_maker` or `label_maker`, none left to a default.
+        make: "flow", "statistics" or "text".
+        options: of `flow_maker` or `label_maker`, none left to a default; of a text column there are none.
     """
 
     column: str
-    make: Literal["flow", "statistics"]
+    make: Literal["flow", "statistics", "text"]
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -75,10 +86,14 @@ class ColumnPlan:
             raise UserError(
                 f"{self.column!r} cannot name a column; allowed are letters, digits, - and _, such as flow-raft"
             )
+        if self.column == captions.SOURCE:
+            raise UserError(f"column {self.column!r} would be taken for the captions of the sample table; name it text")
 
     @classmethod
-    def of(cls, column: str, maker: FlowMaker | LabelMaker) -> ColumnPlan:
+    def of(cls, column: str, maker: AnyMaker) -> ColumnPlan:
         options: dict[str, Any]
+        if isinstance(maker, TextMaker):
+            return cls(column=column, make="text", options={})
         if isinstance(maker, FlowMaker):
             given = dict(maker.options)
             if maker.method == "tvl1":
@@ -92,9 +107,11 @@ class ColumnPlan:
         options = {"crop": geometry.crop, "window": geometry.window, "resize": resize, **options}
         return cls(column=column, make="statistics", options=options)
 
-    def maker(self) -> Maker:
+    def maker(self) -> AnyMaker:
         """Raises UserError: the options are not those of this version."""
         options = dict(self.options)
+        if self.make == "text":
+            return text_maker(**options)
         if self.make == "flow":
             return flow_maker(**options)
         if isinstance(options.get("resize"), list):
@@ -134,21 +151,21 @@ def read_column_plan(storage: Storage, column: str) -> ColumnPlan:
     except MissingError as error:
         raise UserError(
             f"column {column} of {storage.url} is not planned; vidprep plan MANIFEST {storage.url} --columns "
-            f"rgb,flow,statistics plans columns before there are shards, vidprep flow {storage.url} --plan-only or "
-            f"vidprep labels {storage.url} --plan-only afterwards"
+            f"rgb,flow,statistics,text plans columns before there are shards, vidprep flow {storage.url} --plan-only "
+            "(or labels, or text) afterwards"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{storage.url}/{name} is not the plan of a column ({error}); remove it and run vidprep flow or labels "
-            "with its options again"
+            f"{storage.url}/{name} is not the plan of a column ({error}); remove it and run vidprep flow, labels "
+            "or text with its options again"
         ) from error
 
 
 def column_plans(storage: Storage) -> list[ColumnPlan]:
-    """All planned columns: flow columns first, as labels are made from them."""
+    """All planned columns, flow columns first, as labels are made from them."""
     names = [name for name in storage.list("") if name.startswith("plan-") and name.endswith(".json")]
     found = [read_column_plan(storage, name.removeprefix("plan-").removesuffix(".json")) for name in names]
-    return sorted(found, key=lambda plan: (plan.make != "flow", plan.column))
+    return sorted(found, key=lambda plan: (_ORDER.index(plan.make), plan.column))
 
 
 def _params(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from shards import jpeg
+from shards import captions, jpeg
 from shards.flow import codec_of
 from shards.index import FRAME
 from shards.spec import resized_size
 from shards.table import PLACES
 from vidprep.deriving.flow import FlowMaker
 from vidprep.deriving.labels import LabelMaker
+from vidprep.records import Video
 
 _PAIRS = 6
 _VIEWS = 2
 _TABLE_OVERHEAD = 128 + 1024  # an array's header; tar header and padding
+_BLOCK = 512
 
 
 def flow_cost(frames: Sequence[bytes], maker: FlowMaker) -> tuple[float, float]:
@@ -37,6 +39,11 @@ def flow_cost(frames: Sequence[bytes], maker: FlowMaker) -> tuple[float, float]:
     share = (len(frames) - 1) / (len(some) - 1)
     size = sum(map(len, planes)) + len(planes) * FRAME.itemsize
     return size * share, (time.process_time() - began) * share
+
+
+def text_bytes(video: Video) -> float:
+    """Bytes of a video's captions in a text column: a tar header and the text, padded."""
+    return _BLOCK - (-len(captions.encode(captions.of(video.caption))) // _BLOCK) * _BLOCK
 
 
 def label_cost(frames: Sequence[bytes], maker: LabelMaker) -> tuple[float, float]:

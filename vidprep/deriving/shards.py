@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shards import captions
 from shards.columns import COLUMNS
 from shards.dataset import Dataset, open_dataset
 from shards.derived import folder_for, source_digests, stale_sources
@@ -13,6 +14,7 @@ from shards.meta import read_meta
 from shards.plan import NAME as PLAN
 from shards.plan import read_plan
 from shards.receipts import Receipt, Verdict
+from shards.samples import SampleTable
 from shards.storage import Storage
 from vidprep.deriving.makers import ColumnPlan
 from vidprep.deriving.work import At, DeriveTask, Maker, shard_samples, verdict
@@ -41,9 +43,9 @@ class Derivation:
         """Raises UserError: a source is not there, not finished or stale, or the column cannot have this name."""
         maker = plan.maker()
         _check_appended(storage)
-        dataset = open_dataset(storage.url, columns=maker.sources)
+        dataset = open_dataset(storage.url, columns=_read(storage, maker))
         _check_name(dataset, maker, plan.column)
-        for source in maker.sources:
+        for source in (name for name in maker.sources if name in dataset.meta.columns):
             if stale := stale_sources(dataset.storage, dataset.meta, source):
                 raise UserError(
                     f"column {source} of {dataset.url} is stale: {', '.join(stale)} changed since; regenerate it first "
@@ -69,6 +71,19 @@ class Derivation:
             yield shard, len(shard_samples(self.dataset, shard)), task
 
 
+def _read(storage: Storage, maker: Maker) -> tuple[str, ...]:
+    """The columns that are open while a column is made: its sources; where it is made from captions, the main one."""
+    if maker.sources != (captions.SOURCE,):
+        return maker.sources
+    meta = read_meta(storage)
+    if not any(map(captions.lines, (row.captions for row in SampleTable(storage, meta).rows()))):
+        raise UserError(
+            f"no sample of {storage.url} has a caption, so there is no text to pack; vidprep annotate {storage.url} "
+            "FILE brings captions in (docs/columns.md lists the forms of FILE)"
+        )
+    return (next(iter(meta.columns)),)
+
+
 def _check_appended(storage: Storage) -> None:
     """Columns are made of the data set's shards; those that were planned since have to be put in force first."""
     if not storage.exists(PLAN) or not (appended := read_plan(storage).options.get("appended")):
@@ -88,7 +103,7 @@ def _check_name(dataset: Dataset, maker: Maker, column: str) -> None:
     if present is None:
         return
     old, new = COLUMNS[present.kind], COLUMNS[maker.kind]
-    if (old.framed, old.planes) != (new.framed, new.planes):
+    if (old.framed, old.planes, old.text) != (new.framed, new.planes, new.text):
         raise UserError(
             f"{dataset.url} has a column {column} of kind {present.kind}, which a {maker.kind} column would replace; "
             "choose another --column"

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from shards.columns import COLUMNS
 from shards.dataset import Dataset
+from shards.derived import source_sha256
 from shards.errors import UserError
 from shards.procs import notify
-from shards.receipts import Receipt, Verdict, package_versions, read_receipt
+from shards.receipts import Receipt, Verdict, package_versions
 from shards.tarwriter import ShardWriter
 from vidprep.farm.scratch import through
 from vidprep.runs import Progress, how_it_ran
@@ -42,7 +43,7 @@ class Maker(Protocol):
     """What makes a column. Pickled to the workers.
 
     Attributes:
-        sources: the columns it reads.
+        sources: the columns it reads, or "captions".
         packages: whose versions the bytes may depend on.
     """
 
@@ -107,15 +108,12 @@ def derive_shard(task: DeriveTask) -> Receipt:
         folder=task.folder,
         kind=COLUMNS[maker.kind],
         parameters=maker.parameters(),
-        sources={
-            name: read_receipt(dataset.storage, dataset.meta.columns[name].folder, task.shard).tar_sha256
-            for name in maker.sources
-        },
+        sources={name: source_sha256(dataset.storage, dataset.meta, name, task.shard) for name in maker.sources},
         versions=package_versions("vidprep", *maker.packages),
     ) as writer:
         for done, i in enumerate(samples):
             at = At(key=dataset.key(i), source=str(dataset[i].info.get("source", dataset.key(i))))
-            record = dataset.record(i, maker.sources[0])
+            record = dataset.records[i]
             fps, size = float(record["fps"]), (int(record["height"]), int(record["width"]))
             tell = _Teller(task.shard, at, done, frames)
             tell(0)
