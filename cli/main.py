@@ -35,6 +35,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "index-shards": _Entry("Prepare", "cli.foreign:index_shards", "Index WebDataset tars of other tools."),
     "flow": _Entry("Prepare", "cli.derive:flow", "Add or regenerate the optical flow column."),
     "labels": _Entry("Prepare", "cli.derive:labels", "Add or regenerate the statistics label column."),
+    "text": _Entry("Prepare", "cli.derive:text", "Add or regenerate the column of captions."),
     "flow-folders": _Entry("Prepare", "cli.folders:flow_folders", "Write flow as u and v folders of JPEGs."),
     "annotate": _Entry("Prepare", "cli.index:annotate", "Replace labels, splits, groups or captions."),
     "prune": _Entry("Prepare", "cli.derive:prune", "Delete column folders that are no longer used."),
