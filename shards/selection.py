@@ -44,14 +44,17 @@ def select(
     numbers = np.arange(len(dataset), dtype=np.int64)
     if split is not None:
         numbers = numbers[dataset.table.mask(split)]
+    chosen = len(numbers)
     numbers = numbers[dataset.valid[numbers]]
+    failed = chosen - len(numbers)
     fraction = fraction_of(keep)
     if fraction is not None:
         numbers = thin(dataset, numbers, fraction, seed)
     elif keep is not None:
         numbers = np.intersect1d(numbers, listed(dataset, Path(keep)))  # type: ignore[arg-type]
     if not len(numbers):
-        raise UserError(f"no sample of {dataset.url} is left by split {split!r} and keep {keep!s}")
+        why = f": {failed} failed in an open column; vidprep info {dataset.url} counts the reasons" if failed else ""
+        raise UserError(f"no sample of {dataset.url} is left by split {split!r} and keep {keep!s}{why}")
     return numbers
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from shards.errors import UserError
 from trainer.config import load_recipe
 from trainer.engine.checkpoint import INFO as CHECKPOINT_INFO
-from trainer.engine.checkpoint import read_checkpoint
+from trainer.engine.checkpoint import MODEL, read_checkpoint
 from trainer.engine.runs import RECIPE, WEIGHTS
 from trainer.models import build_backbone
 from trainer.models.base import Backbone, InputConvention
@@ -41,6 +41,8 @@ def find_weights(run_or_weights: str | Path) -> Path:
     if not path.exists():
         raise UserError(f"there is no run folder or weights file {path}; vidprep train writes both")
     if not path.is_dir():
+        if path.name == MODEL and (path.parent / CHECKPOINT_INFO).exists():
+            raise UserError(f"{path} holds the whole task of a checkpoint; give the checkpoint's folder, {path.parent}")
         return path
     if (path / WEIGHTS).exists():
         return path / WEIGHTS

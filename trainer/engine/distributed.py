@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class SharedError(UserError):
-    """An error that rank 0 raises as well, where it is shown."""
+    """An error that another rank raises as well, where it is shown."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,25 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def on_all(self, call: Callable[[], T]) -> T:
+        """The result of `call`, which every rank makes for itself. A UserError on any is raised on all, so that none
+        waits for one that is gone, and told once: by the first rank that has it."""
+        if self.control is None:
+            return call()
+        made: list[T] = []
+        error: UserError | None = None
+        try:
+            made.append(call())
+        except UserError as failed:
+            error = failed
+        told = self.gather(None if error is None else str(error))
+        first = next((rank for rank, text in enumerate(told) if text is not None), None)
+        if first is None:
+            return made[0]
+        if error is not None and first == self.rank:
+            raise error
+        raise SharedError(told[first])
 
     def on_main(self, call: Callable[[], T]) -> T:
         """The result of `call` on rank 0, on every rank; a UserError there is raised everywhere."""

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from shards.dataset import Dataset
+from shards.errors import UserError
 from shards.mixture import Mixture, open_data
 from shards.receipts import package_versions
 from trainer.config import Recipe, load_recipe
+from trainer.data.loader import Loader
 from trainer.engine.build import held_out, loader_of, task_of
 from trainer.engine.checkpoint import Checkpoint, read_checkpoint
 from trainer.engine.device import describe_device
@@ -27,6 +29,7 @@ from trainer.engine.runs import (
     check_free,
     default_out,
     describe_data,
+    left_out,
     locked,
     resume_point,
     sources_of,
@@ -36,6 +39,8 @@ from trainer.engine.schedule import Length
 from trainer.engine.sinks import Sink, check_sinks, open_sinks
 from trainer.engine.skips import Skips
 from trainer.engine.stop import Stop, parse_duration
+from trainer.tasks.base import Task
+from trainer.tasks.momentum import Queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +150,8 @@ class _Start:
         precision(recipe.train.precision, ranks.device)  # refused before there is a run folder
         ranks.on_main(lambda: check_free(run, resume=self.resume))
         torch.manual_seed(recipe.train.seed)
-        task = task_of(recipe, dataset)
-        loader = stack.enter_context(loader_of(recipe, dataset, task, ranks))
-        task.check_labels(dataset.labels[loader.samples])
-        task.prepare(loader.dataset, loader.samples)
-        if recipe.train.validation is not None:
-            held_out(dataset, recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
+        task, loader = ranks.on_all(lambda: self._task_and_loader(dataset))
+        stack.enter_context(loader)
         length = Length.of(recipe, samples=len(loader.samples))
         described = describe_data(loader.dataset, loader.samples)
 
@@ -181,12 +182,26 @@ class _Start:
             for backbone in task.backbones:
                 backbone.to(memory_format=torch.channels_last_3d)
         if checkpoint is not None:
-            changed = [*changed, *_other_rounding(checkpoint.info, parts.info)]
+            changed = [*changed, *_other_rounding(checkpoint.info, parts.info, task)]
         trainer = Trainer(parts, checkpoint)
         self._announce(trainer, parts, changed)
         result = self._result(trainer, parts, trainer.fit())
         self._write_info(trainer, parts, result)
         return result
+
+    def _task_and_loader(self, dataset: Dataset | Mixture) -> tuple[Task, Loader]:
+        recipe, ranks = self.recipe, self.ranks
+        check_shares(recipe.train.batch, ranks.world)
+        task = task_of(recipe, dataset)
+        for module in task.modules():
+            if isinstance(module, Queue):
+                module.check(recipe.train.batch)  # now, not in the first step
+        loader = loader_of(recipe, dataset, task, ranks)
+        task.check_labels(dataset.labels[loader.samples])
+        task.prepare(loader.dataset, loader.samples)
+        if recipe.train.validation is not None:
+            held_out(dataset, recipe.train.validation.split)  # an unknown split is an error now, not after an epoch
+        return task, loader
 
     def _info(self, dataset: Dataset | Mixture, described: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -215,7 +230,8 @@ class _Start:
     def _announce(self, trainer: Trainer, parts: Parts, changed: Sequence[str]) -> None:
         world, total = parts.ranks.world, parts.length.total
         processes = f", {world} processes" if world > 1 else ""
-        where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}"
+        failed = left_out(parts.loader.dataset, parts.recipe.data.split)
+        where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}{failed}"
         message = f"{parts.recipe.name} on {describe_device(parts.ranks.device)}{processes}: {where} -> {parts.run}"
         self.notify({"event": "start", "total": total, "done": trainer.step, "run": str(parts.run), "message": message})
         if self.resume:
@@ -250,13 +266,34 @@ class _Start:
             write_text(parts.run / INFO, json.dumps({**parts.info, **progress}, indent=1) + "\n")
 
 
-def _other_rounding(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What changed outside the recipe: the batches stay the same, but sums may round in another way."""
-    return [
-        f"{key}: {before[key]} → {now[key]} (equal up to rounding)"
-        for key in ("device", "world", "versions")
-        if before[key] != now[key]
-    ]
+def check_shares(batch: int, world: int) -> None:
+    """Refuse a global batch that the processes cannot share out evenly.
+
+    Raises:
+        UserError: names the numbers of processes and the batches that go.
+    """
+    if batch % world == 0:
+        return
+    shares = [n for n in range(1, batch + 1) if batch % n == 0]
+    processes = [max(n for n in shares if n < world), *[n for n in shares if n > world][:1]]
+    batches = [n * world for n in (batch // world, batch // world + 1) if n]
+    raise UserError(
+        f"train.batch is {batch}, of all processes together, and cannot be shared out to {world} evenly: --gpus "
+        f"{' or '.join(map(str, processes))}, or another run with --set train.batch={' or '.join(map(str, batches))}"
+    )
+
+
+def _other_rounding(before: Mapping[str, Any], now: Mapping[str, Any], task: Task) -> list[str]:
+    """What changed outside the recipe: the batches stay the same, but sums may round in another way, and batch
+    normalisation sees other shares of them."""
+    norm = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in task.modules())
+    shares = "each process normalises by its own share of a batch; equal up to rounding but for that"
+    found = []
+    for key in ("device", "world", "versions"):
+        if before[key] != now[key]:
+            why = shares if key == "world" and norm else "equal up to rounding"
+            found.append(f"{key}: {before[key]} → {now[key]} ({why})")
+    return found
 
 
 def _silent(event: dict[str, Any]) -> None:

@@ -73,6 +73,9 @@ def check_free(run: Path, *, resume: bool) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; a run needs a folder: choose another --out")
     entries = [path.name for path in run.iterdir() if path.name != LOCK] if run.exists() else []
+    if INFO in entries and run.parent.name == CHECKPOINTS:
+        owner = run.parent.parent
+        raise UserError(f"{run} is a checkpoint of the run {owner}: --out {owner} --resume goes on from its newest one")
     if entries and RECIPE not in entries:
         raise UserError(f"{run} holds {', '.join(sorted(entries)[:3])}, … and is not a run; choose another --out")
     if entries and not resume:
@@ -134,6 +137,14 @@ def describe_data(data: Dataset | Mixture, samples: IntArray) -> dict[str, Any]:
         "samples": len(samples),
         "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
     }
+
+
+def left_out(data: Dataset | Mixture, split: str | None) -> str:
+    """How many samples of a split failed in a column that is open, in brackets; "" where none did."""
+    parts = [data] if isinstance(data, Dataset) else [p for p in data.parts if split is None or split in p.splits]
+    failed = sum(int((~p.valid if split is None else p.table.mask(split) & ~p.valid).sum()) for p in parts)
+    columns = " or ".join(parts[0].columns)
+    return f" ({failed} more have nothing in column {columns}; vidprep info counts the reasons)" if failed else ""
 
 
 def sources_of(described: Mapping[str, Any]) -> list[str]:
