@@ -51,7 +51,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "preview": _Entry("Look", "cli.inspect:preview", "Draw a contact sheet of clips with labels."),
     "train": _Entry("Train", "cli.train:train", "Pretrain a backbone by a recipe."),
     "simulate": _Entry("Train", "cli.simulate:simulate", "Tell what training will read, without training."),
-    "recipes": _Entry("Train", "cli.train:recipes", "List and show recipes."),
+    "recipes": _Entry("Train", "cli.recipes:recipes", "List, show and compare recipes."),
     "convert": _Entry("Train", "cli.weights:convert", "Make a published checkpoint a weights file."),
     "export-weights": _Entry("Train", "cli.weights:export_weights", "Write a backbone as TorchScript or ONNX."),
     "evaluate": _Entry("Train", "cli.evaluate:evaluate", "Measure how good the features are."),

@@ -1,4 +1,4 @@
-"""`vidprep train` and `vidprep recipes`."""
+"""`vidprep train`."""
 
 from __future__ import annotations
 
@@ -116,36 +116,6 @@ def train(
     return _SIGNALS.get(result.stopped, 0)
 
 
-@click.command()
-@click.argument("what", nargs=-1)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with this value changed.")
-def recipes(what: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """List recipes, show one, or compare two.
-
-    \b
-    vidprep recipes                               all, with one line each
-    vidprep recipes show pace-c3d                 resolved; the file itself has the source of each value
-    vidprep recipes diff pace-c3d pace-s3dg       the values that differ
-    """
-    from shards.errors import UserError
-    from trainer.config import load_recipe
-    from trainer.recipes.files import find_recipe, recipe_names
-
-    names = list(what[1:] if what[:1] in (("show",), ("diff",)) else what)
-    if not what:
-        width = max(map(len, recipe_names()))
-        for name in recipe_names():
-            click.echo(f"{name:<{width}}  {load_recipe(name).description}")
-    elif what[0] == "diff" and len(names) == 2:
-        click.echo(_differences(*(load_recipe(name, overrides) for name in names)) or "no difference")
-    elif what[0] != "diff" and len(names) == 1:
-        path = find_recipe(names[0])
-        click.echo(f"# {path}" + ("" if overrides else "\n" + path.read_text(encoding="utf-8")))
-        click.echo("# resolved\n" + load_recipe(names[0], overrides).yaml())
-    else:
-        raise UserError(f"vidprep recipes {' '.join(what)}: allowed are `show NAME`, `diff NAME NAME`, or nothing")
-
-
 class TrainConsole:
     """Shows a run's events: a bar and lines on a terminal, lines alone elsewhere."""
 
@@ -207,13 +177,6 @@ def _ending(result: Any) -> str:
         f"trained {result.step:,} steps; backbone: {result.run}/weights.safetensors\n"
         f"next: vidprep evaluate retrieve {result.run} --data {result.data}\n      vidprep report {result.run}"
     )
-
-
-def _differences(first: Any, second: Any) -> str:
-    import difflib
-
-    a, b = first.yaml().splitlines(), second.yaml().splitlines()
-    return "\n".join(difflib.unified_diff(a, b, first.name, second.name, lineterm="", n=2))
 
 
 def _quoted(text: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shards.errors import UserError
 from shards.order import check_together, window_of
 from shards.spec import ClipSpec, Jitter, WhenShort
+from trainer.recipes.about import About, inherited
 from trainer.recipes.files import Tree, find_recipe, merge, parse_overrides, read_yaml
 from trainer.strict import Strict, validate
 
@@ -253,7 +254,11 @@ class TrainConfig(Strict):
 
 
 class Recipe(Strict):
-    """A whole training run, but for the data set and the run folder."""
+    """A whole training run, but for the data set and the run folder.
+
+    `about` tells where a recipe file comes from and changes no run: it is of the file, so neither `tree`, which run
+    folders and checkpoints keep, nor `digest` has it.
+    """
 
     name: str
     description: str = ""
@@ -264,13 +269,14 @@ class Recipe(Strict):
     schedule: ScheduleConfig = Constant()
     train: TrainConfig
     init: str | None = None
+    about: About = About()
 
     def tree(self) -> Tree:
-        """The recipe as plain JSON values."""
-        return self.model_dump(mode="json")
+        """The values of the run as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"about"})
 
     def yaml(self) -> str:
-        """The recipe as a YAML file that `load_recipe` reads back to an equal recipe."""
+        """The values of the run as a YAML file that `load_recipe` reads back."""
         return str(yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True, width=110))
 
     def digest(self) -> str:
@@ -290,7 +296,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         UserError: unknown recipe, unknown keys (naming the nearest), wrong values.
     """
     if isinstance(recipe, Recipe):
-        tree, where = recipe.tree(), recipe.name
+        tree, where = {**recipe.tree(), "about": recipe.about.model_dump(mode="json")}, recipe.name
     elif isinstance(recipe, Mapping):
         tree, where = _resolve(dict(recipe), Path.cwd(), ()), str(recipe.get("name", "recipe"))
     else:
@@ -319,4 +325,12 @@ def _resolve(tree: Tree, folder: Path, seen: tuple[Path, ...]) -> Tree:
         raise UserError(f"recipe {path} extends itself through {' -> '.join(p.name for p in (*seen, path))}")
     base = _resolve(read_yaml(path), path.parent, (*seen, path))
     base.pop("name", None)
-    return _over(base, tree)
+    merged = _over(base, tree)
+    if isinstance(base.get("about"), dict):
+        same = _name(merged.get("task")) == _name(base.get("task"))
+        merged["about"] = merge(inherited(base["about"]) if same else {}, tree.get("about") or {})
+    return merged
+
+
+def _name(section: Any) -> Any:
+    return section.get("name") if isinstance(section, dict) else None

@@ -1,4 +1,4 @@
-"""`vidprep train` and `vidprep recipes`: options, lines, exit statuses."""
+"""`vidprep train`: options, lines, exit statuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from cli.main import run
 from cli.train import format_event, train
 from tests.trainer.toys import toy_recipe
 from trainer.config import load_recipe
-from trainer.recipes.files import recipe_names
 
 Make = Callable[..., Path]
 
@@ -105,8 +104,6 @@ def test_max_time_ends_with_status_0_and_the_command_that_goes_on(
         (["train", "pace-c3d", "--data", "nowhere", "--max-time", "soon"], 1, "examples: 90s, 45m, 2h"),
         (["train", "pace-c3d", "--data", "nowhere", "--log", "csv,mlflow"], 1, "allowed: csv, tensorboard, wandb"),
         (["train", "pace-c3d", "--data", "nowhere", "--device", "tpu"], 1, "allowed: auto, cpu, cuda, cuda:N"),
-        (["recipes", "show"], 1, "allowed are"),
-        (["recipes", "diff", "pace-c3d"], 1, "allowed are"),
     ],
 )
 def test_mistakes_end_with_a_message(
@@ -114,23 +111,6 @@ def test_mistakes_end_with_a_message(
 ) -> None:
     assert run(arguments) == status
     assert said in capsys.readouterr().err
-
-
-def test_recipes_are_listed_shown_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["recipes"]) == 0
-    listed = capsys.readouterr().out
-    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
-    for arguments in (["recipes", "show", "pace-c3d"], ["recipes", "pace-c3d"]):
-        assert run(arguments) == 0
-        shown = capsys.readouterr().out
-        assert "[README] --clip_len 16" in shown
-        assert load_recipe(yaml.safe_load(shown.partition("# resolved\n")[2])) == load_recipe("pace-c3d")
-    assert run(["recipes", "diff", "pace-c3d", "pace-s3dg"]) == 0
-    assert "-  frames: 16\n+  frames: 64" in capsys.readouterr().out
-    assert run(["recipes", "diff", "pace-c3d", "pace-c3d"]) == 0
-    assert capsys.readouterr().out == "no difference\n"
-    assert run(["recipes", "show", "pace-c3d", "--set", "train.batch=7"]) == 0
-    assert "batch: 7" in capsys.readouterr().out
 
 
 def test_a_log_line_shows_loss_rate_speed_waiting_and_memory() -> None:

@@ -86,7 +86,7 @@ def test_a_resolved_recipe_is_an_equal_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.yaml(), encoding="utf-8")
     again = load_recipe(file)
-    assert again == recipe
+    assert again.tree() == recipe.tree()
     assert again.digest() == recipe.digest() != load_recipe("pace-s3dg").digest()
 
 
@@ -187,4 +187,4 @@ def test_keys_of_a_recipe_are_a_promise() -> None:
         ),
         "init": None,
     }
-    assert set(Recipe.model_fields) == set(sections)
+    assert set(Recipe.model_fields) == {*sections, "about"}  # which run folders do not hold

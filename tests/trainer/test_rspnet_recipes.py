@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from shards.spec import Jitter
+from tests.commands import parse_command
 from trainer.config import load_recipe
 from trainer.models import build_backbone
 from trainer.models.base import IMAGENET
-from trainer.recipes.files import find_recipe, recipe_names
+from trainer.recipes.files import recipe_names
 from trainer.testing import check_overfit, check_resume, generate
 
 PRETRAINING = {
@@ -91,14 +91,13 @@ def test_common_settings(name: str) -> None:
     assert backbone.convention == IMAGENET
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_files_say_how_to_pack_and_where_each_value_comes_from(name: str) -> None:
-    text = find_recipe(name).read_text(encoding="utf-8")
-    assert f"vidprep train {name} " in text and "vidprep pack" in text
-    assert "ublished" in text
-    source = re.compile(r"# (\[(config|code|README|default|ours)\])")
-    values = [line for line in text.splitlines() if re.match(r"^ +\w+:", line) and not line.endswith("jitter:")]
-    assert [line for line in values if not source.search(line)] == []
+@pytest.mark.parametrize("name", FINETUNING)
+def test_finetuning_is_scored_as_there(name: str) -> None:
+    """The final crops of reference/rspnet.md section 8, logits averaged."""
+    views = 2 if name.startswith("smth") else 3 if name == "hmdb51-resnet18" else 10
+    command, values = parse_command(load_recipe(f"rspnet-finetune-{name}").about.run[0])
+    assert (command, values["views"], values["fusion"]) == ("evaluate finetune", views, "logits")
+    assert (values["train_split"] is None) == name.startswith("smth")
 
 
 SMALL = ["backbone.base_width=2", "data.resize=[32,40]", "data.workers=0", "train.batch=4", "train.precision=float32"]

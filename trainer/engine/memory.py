@@ -1,0 +1,345 @@
+"""How much GPU memory a step of a recipe needs, from shapes alone: nothing is computed and no GPU is needed.
+
+One forward and backward pass of the recipe's task runs on tensors without contents (torch's FakeTensorMode), with the
+number of videos of one GPU and the precision a GPU has, after every curriculum has begun. Every storage is counted from
+the operation that makes it to the moment it is freed, whether autograd saved it for the backward pass or an operation
+needs it for itself. The largest sum, with the optimiser's state and a second batch on its way, is the estimate.
+
+Not counted: what a CUDA context takes (about 0.5 GB), workspaces of cuDNN, rounding and gaps of torch's allocator,
+all-gathers among GPUs, and what torch.compile saves. Text encoders from the hub are built from their configuration.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from shards.errors import UserError
+from shards.rng import rng_for
+from shards.spec import ClipSpec, VideoFacts
+from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd
+from trainer.data.batch import Batch, ColourChanges
+from trainer.models import build_backbone
+from trainer.tasks import Task, build_task
+from trainer.tasks.cpd import Cpd
+from trainer.tasks.cpd.text import HubText, TextEncoder
+
+_VIDEO = VideoFacts(frames=300, height=256, width=342, times_us=np.arange(300) * 40_000)
+_CLASSES = 400
+_SAMPLES = 10_000
+_LATE = 10**6  # a step after every curriculum
+_DEFAULT = {"distilbert-base-uncased": "DistilBertConfig"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one GPU, at the moment of a step that needs most.
+
+    Attributes:
+        batch, gpus: videos a step over so many GPUs.
+        samples: training videos, which decide the size of memory banks.
+        precision: "bf16" or "float32", of activations.
+        weights: what is learnt.
+        kept: what is not: key networks, banks, queues, running statistics.
+        optimizer: its state.
+        clips: two batches, of which the second is on its way.
+        step: activations, gradients and what operations need for themselves.
+        saved: of `step`, what the forward pass saves for the backward pass.
+    """
+
+    batch: int
+    gpus: int
+    samples: int | None
+    precision: str
+    weights: int
+    kept: int
+    optimizer: int
+    clips: int
+    step: int
+    saved: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kept + self.optimizer + self.clips + self.step
+
+    def tree(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "total": self.total}
+
+    def lines(self) -> list[str]:
+        """As a small table."""
+        share = self.batch // self.gpus
+        samples = "" if self.samples is None else f", {self.samples:,} training videos"
+        title = f"memory of one GPU, estimate from shapes: {share} videos a step ({self.batch} on {self.gpus}){samples}"
+        rows = (
+            (self.total, "in all"),
+            (self.weights, "weights"),
+            (self.kept, "key networks, banks, queues, running statistics"),
+            (self.optimizer, "state of the optimiser"),
+            (self.clips, "clips, of this step and the next"),
+            (self.step, f"activations ({self.precision}), gradients and temporaries at their peak; of these"),
+            (self.saved, "saved by the forward pass"),
+        )
+        return [title, *(f"{size / 1e9:9.2f} GB  {what}" for size, what in rows)]
+
+
+def estimate_memory(
+    recipe: Recipe, *, batch: int | None = None, gpus: int | None = None, samples: int | None = None
+) -> Memory:
+    """What one GPU holds in a step of a recipe.
+
+    Args:
+        batch, gpus: in place of the recipe's batch and of `about.gpus`.
+        samples: training videos, in place of `about.samples`; only for tasks with an entry for each.
+
+    Raises:
+        UserError: GPUs that do not share the batch evenly, or a text encoder that cannot be told from here.
+    """
+    gpus = gpus or recipe.about.gpus
+    batch = batch or recipe.train.batch
+    if batch % gpus:
+        raise UserError(f"{gpus} GPUs cannot share a batch of {batch} evenly; give --batch or --gpus that can")
+    half = recipe.train.precision != "float32"
+    samples = samples or recipe.about.samples or _SAMPLES
+    with torch.random.fork_rng(devices=[]):
+        task = _task(recipe)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _empty(task)
+        for part in task.modules():
+            if isinstance(part, Cpd):
+                _prepare(part, samples)
+        clips = batches_of(task.specs, batch // gpus)
+        found = measure(task, clips, half=half)
+    return Memory(
+        batch=batch,
+        gpus=gpus,
+        samples=samples if any(isinstance(part, Cpd) for part in task.modules()) else None,
+        precision="bf16" if half else "float32",
+        optimizer=_states(recipe.optim) * found.pop("learnt"),
+        clips=2 * sum(tensor.nbytes for tensor in clips.tensors()),
+        **found,
+    )
+
+
+def measure(task: Task, batch: Batch, *, half: bool) -> dict[str, int]:
+    """Bytes of a task in one forward and backward pass: `weights`, `learnt` (of them, those with a gradient), `kept`,
+    `step` and `saved`, as `Memory` has them. To be called within FakeTensorMode."""
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    kept = [*(p for p in task.parameters() if not p.requires_grad), *task.buffers()]
+    live, outside = _Live(), _Storages()
+    outside.add([*learnt, *kept, *batch.tensors()])
+    live.ignore(outside)
+    saved = _Storages(but=outside)
+    hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor)
+    with live:
+        with hooks, _HalfPools(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = task(batch)["loss"]
+        loss.backward()
+    return {
+        "weights": sum(p.nbytes for p in learnt),
+        "learnt": sum(p.nbytes for p in learnt),
+        "kept": sum(t.nbytes for t in kept),
+        "step": live.peak,
+        "saved": saved.bytes,
+    }
+
+
+def batches_of(specs: Iterable[ClipSpec], videos: int) -> Batch:
+    """A batch without contents, as the loader would make it of large videos; planned clips, so that as many frames
+    change their colours as usual."""
+    first, *more = (_batch(spec, videos) for spec in specs)
+    return replace(first, more=tuple(more))
+
+
+def _batch(spec: ClipSpec, videos: int) -> Batch:
+    free = replace(spec, table=None, flow=None)
+    plans = [free.plan(_VIDEO, rng_for(0, 0, i)) for i in range(videos)]
+    height, width = spec.crop_size or plans[0].size
+    shape = (videos, spec.clips, spec.frames, height, width)
+    jitter = None
+    if plans[0].jitter is not None:
+        parts = [asdict(plan.jitter) for plan in plans if plan.jitter is not None]
+        jitter = type(plans[0].jitter)(**{name: np.stack([part[name] for part in parts]) for name in parts[0]})
+    draws = [plan.draws for plan in plans if plan.draws is not None]
+    flow = None if spec.flow is None else torch.empty((*shape, 2), dtype=torch.uint8)
+    return Batch(
+        step=_LATE,
+        clips=torch.empty((*shape, 3), dtype=torch.uint8),
+        sample=torch.zeros(videos, dtype=torch.int64),
+        label=torch.zeros(videos, dtype=torch.int64),
+        stride=torch.zeros((videos, spec.clips), dtype=torch.int64),
+        frames=torch.zeros((videos, spec.clips, spec.frames), dtype=torch.int64),
+        flip=torch.zeros((videos, spec.clips), dtype=torch.bool),
+        jitter=jitter,
+        changes=None if jitter is None else ColourChanges.of(jitter),
+        flow=flow,
+        flow_step=None if flow is None else torch.empty((videos, 2)),
+        targets=None if spec.table is None else torch.zeros((videos, spec.clips, 27), dtype=torch.int64),
+        draws=np.stack(draws) if draws else None,
+        steps_per_epoch=1,
+    )
+
+
+def _task(recipe: Recipe) -> Task:
+    """The recipe's task on the CPU; text encoders of transformers are not loaded but made of their configuration."""
+    options = recipe.task.options
+    task = build_task(
+        recipe.task.name,
+        backbone=build_backbone(recipe.backbone.name, **recipe.backbone.options),
+        data=recipe.data,
+        options=_without_texts(options),
+        classes=tuple(map(str, range(_CLASSES))),
+    )
+    _put_texts(task, options)
+    return task
+
+
+def _without_texts(options: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {label: _without_texts(part) for label, part in options.get("tasks", {}).items()}
+    return {**options, **({"text": "builtin"} if "text" in options else {}), **({"tasks": parts} if parts else {})}
+
+
+def _put_texts(task: nn.Module, options: Mapping[str, Any]) -> None:
+    for label, part in options.get("tasks", {}).items():
+        _put_texts(task.get_submodule(f"tasks.{label}"), part)
+    name = options.get("text", "builtin")
+    if isinstance(task, Cpd) and name != "builtin":
+        task.text = _OfConfig(name)
+        task.text_head[0] = nn.Linear(task.text.width, task.options.hidden)
+
+
+def _empty(task: nn.Module, *, device: str = "cpu") -> None:
+    """Put tensors without contents in the place of all parameters and buffers."""
+    made: dict[Tensor, Tensor] = {}
+    for module in task.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor not in made:
+                    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+                    learnt = isinstance(tensor, nn.Parameter)
+                    made[tensor] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if learnt else fake
+                tensors[name] = None if tensor is None else made[tensor]  # type: ignore[assignment]
+
+
+def _prepare(task: Cpd, samples: int) -> None:
+    """What `Cpd.prepare` does with so many captions of full length."""
+    options = task.options
+    length = options.most_tokens
+    task.register_buffer("ids", torch.zeros((samples, length), dtype=torch.int32), persistent=False)
+    task.register_buffer("mask", torch.ones((samples, length), dtype=torch.bool), persistent=False)
+    task.register_buffer("place", torch.zeros(samples, dtype=torch.int64), persistent=False)
+    if options.loss == "nce":
+        for name in ("video_bank", "text_bank"):
+            bank = nn.Parameter(torch.empty(samples, options.embedding), requires_grad=False)
+            task.register_parameter(name, bank)
+
+
+class _OfConfig(HubText):
+    """A transformers model of its configuration, without its weights."""
+
+    def __init__(self, name: str) -> None:
+        TextEncoder.__init__(self)
+        try:
+            import transformers  # noqa: PLC0415 (an extra, and slow to import)
+
+            known = _DEFAULT.get(name)
+            config: Any = getattr(transformers, known)() if known else transformers.AutoConfig.from_pretrained(name)
+            self.model: Any = transformers.AutoModel.from_config(config)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"the size of task.text={name} cannot be told here ({str(error).splitlines()[0]}); give a local "
+                "folder, or estimate with --set task.text=builtin"
+            ) from error
+        self.width = int(self.model.config.hidden_size)
+
+
+class _Storages:
+    """Storages and their bytes, each counted once."""
+
+    def __init__(self, *, but: _Storages | None = None) -> None:
+        self._but = but
+        self._held: dict[int, Any] = {}  # held, so that no other storage gets the number
+        self.bytes = 0
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            number = storage._cdata
+            if number not in self._held and not (self._but is not None and number in self._but):
+                self._held[number] = storage
+                self.bytes += storage.nbytes()
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        self.add([tensor])
+        return tensor
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._held
+
+
+class _HalfPools(TorchFunctionMode):
+    """Keeps autocast on the CPU from pooling in float32, which autocast on a GPU does not do."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if "_pool" not in getattr(func, "__name__", ""):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(*args, **(kwargs or {}))
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Counts the bytes of storages that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+        self._ignored: _Storages | None = None
+
+    def ignore(self, storages: _Storages) -> None:
+        self._ignored = storages
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 0  # a number that the host asks for: without contents any will do
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return out
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        number = storage._cdata
+        if number in self._sizes or (self._ignored is not None and number in self._ignored):
+            return
+        size = self._sizes[number] = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, number)
+
+    def _free(self, number: int) -> None:
+        self.now -= self._sizes.pop(number)
+
+
+def _states(config: OptimConfig) -> int:
+    """Bytes of an optimiser's state for each byte of weights."""
+    match config:
+        case Sgd():
+            return 1 if config.momentum else 0
+        case Adam() | AdamW():
+            return 2

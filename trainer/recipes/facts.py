@@ -1,0 +1,78 @@
+"""What `vidprep recipes` tells of a recipe, as plain values. Torch-free, so that a list of all recipes is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer.config import Recipe
+
+CAPTIONS = "captions"
+"""Not a column: a field of the sample table."""
+_TOLD = {"paper", "code", "command", "prepare", "literal", "published", "notes"}
+
+
+def facts(recipe: Recipe) -> dict[str, Any]:
+    """Task, backbone, clip, columns, batch, memory and published results of a recipe."""
+    about, data = recipe.about, recipe.data
+    size = data.crop if data.crop is not None else data.resize
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "task": recipe.task.name,
+        "backbone": recipe.backbone.name,
+        "frames": data.frames,
+        "size": [size, size] if isinstance(size, int) and data.crop is not None else _listed(size),
+        "fps": data.fps,
+        "columns": list(columns_of(recipe)),
+        "batch": recipe.train.batch,
+        "epochs": recipe.train.epochs,
+        "steps": recipe.train.steps,
+        "gpus": about.gpus,
+        "memory_gb": about.memory_gb,
+        "commands": list(about.commands(recipe.name)),
+        **about.model_dump(mode="json", include=_TOLD),
+    }
+
+
+def columns_of(recipe: Recipe) -> tuple[str, ...]:
+    """Columns that training reads, the clips' first, and "captions" where it needs those of the sample table.
+
+    Of a task of one's own only the clips' column is known here.
+    """
+    found = [recipe.data.column]
+    for name, options in _tasks(recipe.task.name, recipe.task.options):
+        found += _further(name, options)
+    return tuple(dict.fromkeys(found))
+
+
+def clip_text(found: Mapping[str, Any]) -> str:
+    """frames x height x width, and @ frames a second where the recipe resamples: 16x112x112@25."""
+    size = found["size"]
+    sides = "" if size is None else "x".join(map(str, size)) if isinstance(size, list) else str(size)
+    rate = "" if found["fps"] is None else f"@{found['fps']:g}"
+    return f"{found['frames']}" + (f"x{sides}" if sides else "") + rate
+
+
+def _listed(size: tuple[int, int] | int | None) -> list[int] | int | None:
+    return list(size) if isinstance(size, tuple) else size
+
+
+def _tasks(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A task, and those it is made of."""
+    yield name, options
+    parts = options.get("tasks")
+    for key, part in parts.items() if isinstance(parts, Mapping) else ():
+        if isinstance(part, Mapping):
+            yield from _tasks(str(part.get("name", key)), part)
+
+
+def _further(name: str, options: Mapping[str, Any]) -> list[str]:
+    if name == "statistics":
+        if options.get("labels", "table") == "table":
+            return [str(options.get("table", "statistics"))]
+        return [str(options.get("flow", "flow"))] if options.get("motion", True) else []
+    if name == "cpd":
+        source = str(options.get("captions", "table"))
+        return [CAPTIONS if source == "table" else source]
+    return []
