@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ def describe(
         here = [result for result in found if result["set"] == name]
         lines += [f"## {name}", "", *_set(name, here), ""]
         lines += [*_scores(here, tasks, seeds), "", *_pretext(here, tasks, seeds), ""]
-    lines += ["## Settings and time", "", *_settings(found, tasks, size, scale), ""]
+    lines += ["## Settings and time", "", *_settings(found, tasks), ""]
     if texts:
         lines += ["## Text", "", *_texts(texts), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -119,21 +118,22 @@ def _numbers(name: str, values: Sequence[float]) -> str:
     return spread([100 * value for value in values]) + " %" if share else spread(values, digits=2)
 
 
-def _settings(found: Sequence[Result], tasks: Sequence[str], size: Size, scale: float) -> list[str]:
+def _settings(found: Sequence[Result], tasks: Sequence[str]) -> list[str]:
     rows = []
     for task in tasks:
         plan, results = PLANS[task], [result for result in found if result["task"] == task]
         steps = f"{results[0]['steps']} x {plan.batch}"
         epochs = " / ".join(sorted({f"{result['epochs']:.0f}" for result in results}))
-        seconds = [result["seconds"]["pretraining"] for result in results]
+        seconds = [result["seconds"] for result in results]
+        evaluation = [result["evaluation"] for result in results]
         changes = " ".join(f"`{change}`" for change in plan.changes)
-        rows.append([task, plan.recipe, steps, epochs, f"{spread(seconds, digits=0)}", changes])
-    total = math.fsum(result["seconds"]["all"] for result in found)
+        times = [spread(seconds, digits=0), spread(evaluation, digits=0)]
+        rows.append([task, plan.recipe, steps, epochs, *times, changes])
     return [
-        *table(["task", "recipe", "steps x videos", "epochs", "seconds", "besides network and clips"], rows),
+        *table(["task", "recipe", "steps x videos", "epochs", "seconds", "scoring, seconds", "changed"], rows),
         "",
-        f"Together {total / 60:.0f} minutes; seconds are those of pretraining on a machine that did other work at the "
-        "same time.",
+        "Changed besides network, clips and length. Seconds of pretraining, and of retrieval and fine-tuning, on the "
+        "clock: the machine did other work at the same time.",
     ]
 
 

@@ -56,6 +56,10 @@ class Bench:
         """A packed set."""
         return self.work / "data" / f"{name}-{self.size.name}"
 
+    def finetuning(self) -> list[Any]:
+        """The recipe, and what is changed in it."""
+        return [self.size.finetune, self.size.finetuning(self.scale)]
+
     def stored(self, *names: str, settings: Any) -> Path:
         """Where a result is kept. Other settings have another file."""
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -95,39 +99,39 @@ def main() -> None:
 
 def run(bench: Bench, name: str, task: str, seed: int) -> dict[str, Any]:
     """Pretrain and score one network; read from the work folder where that has been done."""
-    plan, size = PLANS[task], bench.size
-    overrides = plan.overrides(size, seed=seed, scale=bench.scale)
-    settings = [load_recipe(plan.recipe, overrides).tree(), size.finetune, size.finetuning(bench.scale)]
-    path = bench.stored(name, task, str(seed), settings=settings)
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+    folder, trained = pretrain(bench, PLANS[task].source or name, task, seed)
+    size = bench.size
+    path = bench.stored(name, task, str(seed), settings=[folder.name, size.clips(), *bench.finetuning()])
+    if not path.exists():
+        began = time.monotonic()
+        scores, chance = scored(bench, folder, name, "pretrained", seed)
+        seconds = time.monotonic() - began
+        fresh = random_scores(bench, folder, name, seed)
+        keep(path, {"scores": scores, "random": fresh, "chance": chance, "evaluation": seconds})
+        print(f"{name}, {task}, seed {seed}: {scores}, random {fresh}", flush=True)
+    return {"set": name, "task": task, "seed": seed, **trained, **json.loads(path.read_text(encoding="utf-8"))}
+
+
+def pretrain(bench: Bench, source: str, task: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    """The run folder of a task trained on a set, and what to tell about it."""
+    plan = PLANS[task]
+    overrides = plan.overrides(bench.size, seed=seed, scale=bench.scale)
+    path = bench.stored(source, task, str(seed), "pretext", settings=load_recipe(plan.recipe, overrides).tree())
     folder = bench.work / "runs" / path.stem
-    began = time.monotonic()
-    source = plan.source or name
-    trained = train(plan.recipe, bench.data(source), out=folder, overrides=overrides, device=bench.device, resume=True)
-    pretrained_in = time.monotonic() - began
-    scores, chance = scored(bench, folder, name, "pretrained", seed)
-    found = {
-        "set": name,
-        "task": task,
-        "seed": seed,
-        "steps": trained.total,
-        "epochs": trained.epoch,
-        "pretext": pretext(folder, bench, plan, task, source),
-        "scores": scores,
-        "random": random_scores(bench, folder, name, seed),
-        "chance": chance,
-        "seconds": {"pretraining": pretrained_in, "all": time.monotonic() - began},
-    }
-    keep(path, found)
-    print(f"{name}, {task}, seed {seed}: {found['pretext']} {scores} random {found['random']}", flush=True)
-    return found
+    if not path.exists():
+        data, began = bench.data(source), time.monotonic()
+        trained = train(plan.recipe, data, out=folder, overrides=overrides, device=bench.device, resume=True)
+        seconds = time.monotonic() - began
+        found = pretext(folder, bench, plan, task, source)
+        keep(path, {"steps": trained.total, "epochs": trained.epoch, "seconds": seconds, "pretext": found})
+        print(f"{source}, {task}, seed {seed}: {seconds:.0f} s, {found}", flush=True)
+    return folder, dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def random_scores(bench: Bench, run: Path, name: str, seed: int) -> dict[str, float]:
     """Scores of fresh weights of the seed, computed once for all tasks with the same network, pixels and clips."""
     backbone, size = load_recipe(run / RECIPE).tree()["backbone"], bench.size
-    settings = [backbone, size.clips(), size.finetune, size.finetuning(bench.scale)]
+    settings = [backbone, size.clips(), *bench.finetuning()]
     path = bench.stored(name, "random", str(seed), settings=settings)
     if not path.exists():
         keep(path, scored(bench, run, name, "random", seed)[0])
@@ -136,16 +140,16 @@ def random_scores(bench: Bench, run: Path, name: str, seed: int) -> dict[str, fl
 
 def scored(bench: Bench, run: Path, name: str, init: Init, seed: int) -> tuple[Scores, Scores]:
     """`score` with the settings of the size."""
-    size = bench.size
+    recipe, overrides = bench.finetuning()
     return score(
         run,
         bench.data(name),
         init=init,
         seed=seed,
         ks=KS,
-        clips=size.clips(),
-        finetune=size.finetune,
-        overrides=size.finetuning(bench.scale),
+        clips=bench.size.clips(),
+        finetune=recipe,
+        overrides=overrides,
         device=bench.device,
     )
 
