@@ -154,7 +154,8 @@ def load_weights(path: str | Path, *, into: Backbone | None = None) -> Backbone:
         backbone,
         tensors,
         what=f"{path} holds {_describe(name, options)} and does not fit {_describe(backbone.id, backbone.options)}",
-        remedy="Set the backbone's name and options to those of the file, or choose other weights.",
+        remedy=f"Set the backbone's name and options to those of the file (--set backbone.name={name}), or choose "
+        "other weights.",
     )
     backbone.convention = convention
     return backbone
