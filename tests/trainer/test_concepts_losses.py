@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional
 
 from tests.trainer.reference_networks import filled
+from tests.trainer.test_concepts_task import batch_of, literal_loss
+from tests.trainer.test_concepts_task import concepts as small_task
 from trainer.tasks.concepts import losses
 from trainer.tasks.concepts.heads import FRAME, RESIDUAL, RGB, ConceptHeads
 
@@ -266,3 +268,28 @@ def test_active_concepts():
     share = [math.exp(s) / sum(math.exp(k) for k in range(1, 6)) for s in (5, 4, 3, 2, 1)]
     assert [s > 0.2 for s in share] == [True, True, False, False, False]
     assert likely.tolist() == [[True, False, False, False, False]]
+
+
+@pytest.mark.parametrize("epoch", [0, 10])
+def test_gradients_of_all_losses_together_are_those_of_the_formulas(epoch):
+    """Which terms reach which heads, prototypes and the backbone: features are detached where they are a target,
+    scores and prototypes are not (reference/concepts.md sections 6 and 12.16)."""
+    task = small_task().eval()
+    task.queued.fill_(10)
+    task._epoch = epoch
+    batch = batch_of(task, epoch=epoch)
+    named = dict(task.named_parameters())
+    found = []
+    queue = task.queue if epoch else None
+    for loss in (task(batch)["loss"], literal_loss(task, batch, epoch=epoch, queue=queue)["loss"]):
+        found.append(torch.autograd.grad(loss, list(named.values()), allow_unused=True))
+    reached = 0
+    for name, ours, theirs in zip(named, *found, strict=True):
+        if theirs is None:
+            assert ours is None or not ours.any(), name
+            continue
+        reached += bool(theirs.any())
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=lambda text, n=name: n + text)
+    lit = sum(".lit." in name for name in named)
+    assert reached >= len(named) - lit * (epoch == 0) - 1

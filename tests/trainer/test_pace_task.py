@@ -54,7 +54,7 @@ def test_contrastive_branch_adds_the_literal_loss(contrastive):
     z = functional.normalize(task.projection(pooled), dim=1).detach()
     video = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     group = video if contrastive == "context" else batch.stride.flatten().tolist()
-    expected = literal(z, group, 0.5)
+    expected = literal(z, group, 0.5).item()
     assert scalars["contrastive_loss"].item() == pytest.approx(expected, rel=1e-4)
     assert scalars["loss"].item() == pytest.approx(scalars["pace_loss"].item() + 0.3 * expected, rel=1e-4)
     scalars["loss"].backward()
