@@ -40,12 +40,14 @@ class Task(nn.Module):
     Attributes:
         spec: what this task wants to see of a video.
         lr_scales: beginning of parameters' names → factor of the recipe's learning rate.
+        notes: sentences that the user is told once, when the run begins; `prepare` may set them.
     """
 
     Options: ClassVar[type[Strict]] = NoOptions
     backbone: Backbone
     spec: ClipSpec
     lr_scales: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone, data: DataConfig, options: Strict, classes: tuple[str, ...]) -> None:
         super().__init__()
