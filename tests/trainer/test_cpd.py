@@ -1,4 +1,4 @@
-"""The task cpd: losses, banks, the text encoder's curriculum, captions."""
+"""The task cpd: losses, banks, the text encoder's curriculum."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ import torch
 from torch.nn import functional
 
 from shards.dataset import open_dataset
-from shards.errors import UserError
 from shards.samples import annotate
 from tests.tiny import build_dataset
 from trainer.config import load_recipe
 from trainer.data.loader import Loader
 from trainer.engine.build import task_of
 from trainer.engine.optim import build_optimizer
-from trainer.engine.run import train
 from trainer.tasks.cpd.losses import info_nce, nce, normaliser, scores, update_bank
-from trainer.tasks.cpd.text import BuiltinText, HubText
 from trainer.testing import check_task
 
 SMALL = {
@@ -184,42 +181,6 @@ def test_held_out_samples_are_judged_within_the_batch(url):
     with torch.no_grad():
         found = task(batch)
     assert set(found) == {"loss", "accuracy"} and 0 <= found["accuracy"] <= 1
-
-
-def test_samples_without_caption_are_refused(tmp_path):
-    dest = build_dataset(tmp_path / "d", samples=4, frames=4)
-    with pytest.raises(UserError, match=r"2 of 4 samples have no caption, such as video_001.*vidprep annotate"):
-        train(small(), dest, out=tmp_path / "run", device="cpu")
-
-
-def test_builtin_text_ignores_what_follows_a_caption():
-    torch.manual_seed(0)
-    text = BuiltinText(words=100, width=16, layers=1, heads=2).eval()
-    tokens = text.tokenize(["A man's horse, running!", "a", ""], most=4)
-    assert tokens.ids.shape == (3, 4) and tokens.mask.sum(1).tolist() == [4, 2, 1]
-    assert torch.equal(tokens.ids, text.tokenize(["a MAN'S horse running fast", "A", " "], most=4).ids)
-    short = text.tokenize(["a"], most=4)
-    with torch.no_grad():
-        padded, alone = text(*tokens)[1], text(*short)[0]
-        literal = text(*tokens, attend_all=True)[1]
-    assert torch.allclose(padded, alone, atol=1e-5) and not torch.allclose(padded, literal, atol=1e-3)
-
-
-def test_a_transformers_model_from_a_folder(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="an extra: pip install 'vidprep[text]'")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "rides", "horse"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    transformers.DistilBertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    config = transformers.DistilBertConfig(vocab_size=9, dim=16, hidden_dim=32, n_layers=1, n_heads=2)
-    transformers.DistilBertModel(config).save_pretrained(tmp_path)
-    text = HubText(str(tmp_path)).eval()
-    tokens = text.tokenize(["a man rides a horse", "a horse"], most=5)
-    assert text.width == 16 and tokens.ids.shape == (2, 5) and tokens.mask.sum(1).tolist() == [5, 4]
-    with torch.no_grad():
-        states = text.model(input_ids=tokens.ids.long(), attention_mask=tokens.mask.long()).last_hidden_state
-        assert torch.allclose(text(*tokens)[1], states[1, :4].mean(0), atol=1e-6)
-    with pytest.raises(UserError, match="neither a folder nor a model that can be loaded"):
-        HubText(str(tmp_path / "nothing"))
 
 
 def test_recipes_carry_the_reference_settings():

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shards.errors import UserError
-from shards.mixture import Mixture
 from shards.rng import rng_for
 from trainer.augment import augment
 from trainer.config import DataConfig
 from trainer.models.base import Backbone
 from trainer.strict import Strict
 from trainer.tasks.base import Task
+from trainer.tasks.cpd.captions import TABLE, check_captions, read_captions
 from trainer.tasks.cpd.losses import info_nce, nce, normaliser, scores, update_bank
 from trainer.tasks.cpd.text import build_text
 from trainer.tasks.losses import gather_ranks
@@ -25,6 +27,7 @@ from trainer.tasks.momentum import Queue
 
 if TYPE_CHECKING:
     from shards.dataset import Dataset
+    from shards.mixture import Mixture
     from shards.order import IntArray
     from trainer.data.batch import Batch
 
@@ -37,6 +40,7 @@ class CpdOptions(Strict):
     Args:
         text: "builtin" (a small transformer over hashed words, from scratch), or a transformers model: a local folder
             or a name on the hub, such as distilbert-base-uncased.
+        captions: where they are: "table", the sample table, or the name of a text column.
         most_tokens: captions are cut to so many.
         embedding: length of the vectors that are compared; hidden: width of the text head's inner layer.
         loss: "nce" over two memory banks with one entry for each training sample, or "infonce" within the batch.
@@ -46,10 +50,11 @@ class CpdOptions(Strict):
         temperature: of the scores.
         train_text_from: epochs after which the text encoder learns too; its head learns from the beginning.
         text_lr_scale: factor of the recipe's learning rate for the text encoder.
-        attend_all: let the text encoder attend to padding, as the reference does.
+        attend_all: pad captions to `most_tokens` and let the text encoder attend to that, as the reference does.
     """
 
     text: str = "builtin"
+    captions: str = Field(default=TABLE, min_length=1)
     most_tokens: int = Field(default=64, ge=2, le=512)
     embedding: int = Field(default=256, ge=1)
     hidden: int = Field(default=512, ge=1)
@@ -68,6 +73,8 @@ class Cpd(Task):
 
     Logs "accuracy" (of the batch's videos, those whose own caption is nearest in the batch) and the parts of the loss.
     Held-out samples have no entry in the banks: in evaluation mode the loss is InfoNCE within the batch.
+    Of several captions of a sample one is drawn each time it is shown, by seed, epoch, sample and repeat; in evaluation
+    mode it is the first.
     Batch normalisation in the text head uses each process's own statistics, as the networks do.
     """
 
@@ -78,12 +85,20 @@ class Cpd(Task):
     constants: Tensor
     ids: Tensor
     mask: Tensor
+    first: Tensor
+    count: Tensor
     place: Tensor
 
     def __init__(self, backbone: Backbone, data: DataConfig, options: CpdOptions, classes: tuple[str, ...]) -> None:
         super().__init__(backbone, data, options, classes)
         self.options = options
+        self.spec = replace(data.spec(), draws=1)  # which caption
         self.text = build_text(options.text)
+        if options.most_tokens > self.text.longest:
+            raise UserError(
+                f"task.most_tokens is {options.most_tokens}, and task.text={options.text} reads up to "
+                f"{self.text.longest}: --set task.most_tokens={self.text.longest}"
+            )
         self.video_head = nn.Linear(backbone.width, options.embedding)
         self.text_head = nn.Sequential(
             nn.Linear(self.text.width, options.hidden),
@@ -92,6 +107,8 @@ class Cpd(Task):
             nn.Linear(options.hidden, options.embedding),
         )
         self.lr_scales = {"text.": options.text_lr_scale}
+        for name in ("first", "count"):  # of each sample's captions among all, once `prepare` has seen them
+            self.register_buffer(name, torch.zeros(1, dtype=torch.int64), persistent=False)
         self.register_buffer("constants", torch.zeros(2))  # Z of the video and the text side; 0: not set yet
         self.queues = nn.ModuleList(Queue(options.queue, options.embedding) for _ in range(2 if options.queue else 0))
         self._draws = int(torch.randint(2**31, ()))  # the same on every process, whose generators are seeded alike
@@ -102,20 +119,20 @@ class Cpd(Task):
         """Turn all captions into tokens and make the banks, one entry for each of `samples`.
 
         Raises:
-            UserError: a training sample has no caption.
+            UserError: a training sample has no caption, or there is no such column.
         """
-        parts = dataset.parts if isinstance(dataset, Mixture) else (dataset,)
-        captions = [(row.caption or "").strip() for part in parts for row in part.table.rows()]
-        missing = [int(i) for i in samples if not captions[i]]
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(samples)} samples have no caption, such as {dataset.key(missing[0])}, and the "
-                "task cpd learns from captions; add them with vidprep annotate DEST FILE, or leave these samples out "
-                "with --keep LIST"
-            )
-        tokens = self.text.tokenize(captions, most=self.options.most_tokens)
+        captions = read_captions(dataset, self.options.captions)
+        check_captions(dataset, self.options.captions, captions, samples)
+        texts = [text for of_one in captions for text in of_one]
+        tokens = self.text.tokenize(texts, most=self.options.most_tokens)
+        if self.options.attend_all:  # what is attended to must not depend on the other captions
+            tokens = tokens.padded(self.options.most_tokens)
+        count = np.array([len(of_one) for of_one in captions], np.int64)
         self.register_buffer("ids", tokens.ids, persistent=False)
         self.register_buffer("mask", tokens.mask, persistent=False)
+        self.register_buffer("first", torch.from_numpy(np.cumsum(count) - count), persistent=False)
+        self.register_buffer("count", torch.from_numpy(count), persistent=False)
+        self._tell(np.repeat(np.isin(np.arange(len(captions)), samples), count), tokens.cut.numpy())
         place = torch.full((len(captions),), -1)
         place[torch.from_numpy(samples)] = torch.arange(len(samples))
         self.register_buffer("place", place, persistent=False)
@@ -126,6 +143,13 @@ class Cpd(Task):
                 bank = (2 * torch.rand(len(samples), self.options.embedding) - 1) * bound
                 self.register_parameter(name, nn.Parameter(bank, requires_grad=False))
 
+    def _tell(self, trained: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> None:
+        """Note how many captions lose their end."""
+        most, long, of = self.options.most_tokens, int((trained & cut).sum()), int(trained.sum())
+        self.notes = (
+            (f"{long:,} of {of:,} captions are longer than task.most_tokens={most} and are cut to it",) if long else ()
+        )
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss of a batch of videos, one clip each, and their captions."""
         if batch.stride.shape[1] != 1:
@@ -134,7 +158,7 @@ class Cpd(Task):
             self._frozen = batch.epoch + _ROUNDING < self.options.train_text_from
         clips_BCTHW = augment(batch, self.backbone.convention).flatten(0, 1)
         video_BD = self._unit(self.video_head(self.backbone(clips_BCTHW).pooled))
-        text_BD, idle = self._texts(batch.sample)
+        text_BD, idle = self._texts(self._rows(batch))
         with torch.no_grad():
             nearest = (video_BD @ text_BD.T).argmax(1)
             accuracy = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
@@ -167,14 +191,28 @@ class Cpd(Task):
     def _unit(self, vectors: Tensor) -> Tensor:
         return functional.normalize(vectors.float(), dim=1)
 
-    def _texts(self, sample_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,D) of the samples' captions, and a zero that reaches the parameters of a frozen encoder: processes wait
-        for each other's gradients of every parameter, learnt or not."""
+    def _rows(self, batch: Batch) -> Tensor:
+        """(B,) which of all captions each of the batch's samples shows."""
+        first, count = self.first[batch.sample], self.count[batch.sample]
+        if not self.training:
+            if not bool(count.all()):
+                raise UserError(
+                    f"{int((count == 0).sum())} of {len(count)} samples in a batch of held-out videos have no caption; "
+                    "add them with vidprep annotate DEST FILE, or validate on another split (train.validation)"
+                )
+            return first
+        if batch.draws is None:
+            raise ValueError("the task cpd needs a batch with draws")
+        u_B = torch.from_numpy(batch.draws[:, 0, 0]).to(first.device)
+        return first + (u_B * count).long()
+
+    def _texts(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,D) of these captions, and a zero that reaches the parameters of a frozen encoder: processes wait for each
+        other's gradients of every parameter, learnt or not."""
         frozen = self._frozen and self.training
-        ids, mask = self.ids[sample_B], self.mask[sample_B]
-        used = int(self.mask.shape[1])
+        ids, mask = self.ids[row_B], self.mask[row_B]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            encoded = self.text(ids[:, :used], mask[:, :used], attend_all=self.options.attend_all)
+            encoded = self.text(ids, mask, attend_all=self.options.attend_all)
         idle = encoded.new_zeros(())
         if frozen:
             idle = torch.stack([p.sum() for p in self.text.parameters()]).sum() * 0

@@ -9,17 +9,31 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shards.errors import UserError
 
+_ANY = 1 << 20  # tokens: no bound
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 class Tokens(NamedTuple):
-    """Captions as numbers: `ids` (n,L) int32, 0 where a caption has ended, and `mask` (n,L) bool, where it has not."""
+    """Captions as numbers.
+
+    Attributes:
+        ids: (n,L) int32, 0 where a caption has ended; L is the length of the longest.
+        mask: (n,L) bool, where it has not.
+        cut: (n,) bool, whether it was longer than allowed.
+    """
 
     ids: Tensor
     mask: Tensor
+    cut: Tensor
+
+    def padded(self, length: int) -> Tokens:
+        """The same with L = length."""
+        more = (0, length - self.ids.shape[1])
+        return Tokens(functional.pad(self.ids, more), functional.pad(self.mask, more), self.cut)
 
 
 class TextEncoder(nn.Module):
@@ -27,12 +41,14 @@ class TextEncoder(nn.Module):
 
     Attributes:
         width: D, length of the vector.
+        longest: tokens of a caption that it can read.
     """
 
     width: int
+    longest: int
 
     def tokenize(self, captions: Sequence[str], *, most: int) -> Tokens:
-        """Captions cut to `most` tokens."""
+        """Captions cut to `most` tokens, special ones at the end kept."""
         raise NotImplementedError
 
     def hidden(self, ids_NL: Tensor, mask_NL: Tensor | None) -> Tensor:
@@ -60,18 +76,16 @@ class BuiltinText(TextEncoder):
         self, *, words: int = 8192, width: int = 128, layers: int = 2, heads: int = 4, longest: int = 512
     ) -> None:
         super().__init__()
-        self.width, self._words, self._longest = width, words, longest
+        self.width, self.longest, self._words = width, longest, words
         self.embedding = nn.Embedding(words, width, padding_idx=0)
         self.position = nn.Parameter(torch.randn(longest, width) * 0.02)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.1, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def tokenize(self, captions: Sequence[str], *, most: int) -> Tokens:
-        rows = [[1, *map(self._number, _WORD.findall(caption.lower()))][:most] for caption in captions]
-        ids = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.int32)
-        for row, numbers in zip(ids, rows, strict=True):
-            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.int32)
-        return Tokens(ids, ids != 0)
+        rows = [[1, *map(self._number, _WORD.findall(caption.lower()))] for caption in captions]
+        ids = _padded([row[:most] for row in rows])
+        return Tokens(ids, ids != 0, torch.tensor([len(row) > most for row in rows], dtype=torch.bool))
 
     def hidden(self, ids_NL: Tensor, mask_NL: Tensor | None) -> Tensor:
         embedded = self.embedding(ids_NL) + self.position[: ids_NL.shape[1]]
@@ -105,17 +119,42 @@ class HubText(TextEncoder):
                 f"({str(error).splitlines()[0]}); give a folder with config.json, tokenizer files and "
                 "model.safetensors, a name on the hub, or builtin"
             ) from error
+        if getattr(self.model, "pooler", None) is not None:
+            # BERT's: not part of what is averaged here, and a parameter without gradient stops several processes.
+            self.model.pooler = None
         self.width = int(self.model.config.hidden_size)
+        positions = getattr(self.model.config, "max_position_embeddings", _ANY)
+        self.longest = min(int(positions), int(min(self._tokenizer.model_max_length, _ANY)))
 
     def tokenize(self, captions: Sequence[str], *, most: int) -> Tokens:
-        found = self._tokenizer(list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt")
-        mask = found["attention_mask"].bool()
-        return Tokens(found["input_ids"].masked_fill(~mask, 0).int(), mask)
+        rows = self._numbers(captions, most + 1)
+        cut = [i for i, row in enumerate(rows) if len(row) > most]
+        for i, row in zip(cut, self._numbers([captions[i] for i in cut], most), strict=True):
+            rows[i] = row
+        ids = _padded(rows)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        long = torch.zeros(len(rows), dtype=torch.bool)
+        long[cut] = True
+        return Tokens(ids, mask, long)
+
+    def _numbers(self, captions: Sequence[str], most: int) -> list[list[int]]:
+        if not captions:
+            return []
+        return list(self._tokenizer(list(captions), truncation=True, max_length=most)["input_ids"])
 
     def hidden(self, ids_NL: Tensor, mask_NL: Tensor | None) -> Tensor:
         mask = torch.ones_like(ids_NL) if mask_NL is None else mask_NL.long()
         states: Tensor = self.model(input_ids=ids_NL, attention_mask=mask).last_hidden_state
         return states
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """(n,L) int32, rows filled up with zeros on the right."""
+    ids = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.int32)
+    for row, numbers in zip(ids, rows, strict=True):
+        row[: len(numbers)] = torch.tensor(numbers, dtype=torch.int32)
+    return ids
 
 
 def build_text(name: str) -> TextEncoder:
