@@ -14,6 +14,7 @@ from shards.errors import StorageError, UserError
 from tests.trainer.reference_networks import clip, filled, shapes
 from trainer.models import build_backbone
 from trainer.models.convert import convert, convert_state
+from trainer.models.references import REFERENCES
 from trainer.models.sources import SOURCES
 from trainer.models.weights import load_reference, load_weights
 
@@ -235,14 +236,14 @@ def test_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["rspnet-resnet18", "rspnet-s3dg", "cpd-visual-r50", "concepts-r21d"])
+@pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_the_reference_networks_are_recognised(name, research_data):
+    """And come out as `load_reference` makes them, which gives the golden outputs."""
     golden = json.loads((research_data / f"golden/models/{name}.json").read_text())
     state = filled({key: tuple(shape) for key, (shape, _) in golden["state_dict"].items()})
     conversion = convert_state(prefixed("module.", state), name.split("-")[0])
-    shape, outputs = next(iter(golden["outputs"].items()))
-    views = tuple(map(int, shape.split("x")))
-    with torch.no_grad():
-        got = conversion.backbone(clip(views).reshape(-1, *views[-4:])[:1]).pooled[0]
-    expected = torch.tensor(outputs["pooled"]["values"])[: len(got)]
-    assert (got[: len(expected)] - expected).abs().max() < 1e-4 * expected.abs().max()
+    reference = load_reference(name, state).backbone
+    assert (conversion.backbone.id, conversion.backbone.convention) == (reference.id, reference.convention)
+    expected, found = reference.state_dict(), conversion.backbone.state_dict()
+    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    assert conversion.matched + sum(conversion.left_out.values()) == len(state)

@@ -67,3 +67,6 @@ def test_outputs_equal_the_golden_files(name, research_data):
             assert list(outputs[output].shape) == of["shape"]
             first = outputs[output].flatten()[: len(of["values"])]
             assert relative_error(first, torch.tensor(of["values"])) < 1e-4
+            # Of all values, where the file has the first 512 alone.
+            for statistic, whole in (("mean", outputs[output].mean()), ("std", outputs[output].std())):
+                assert abs(whole.item() - of[statistic]) < 1e-4 * max(abs(of["std"]), abs(of["mean"]))
