@@ -173,8 +173,9 @@ def _ending(result: Any) -> str:
     if result.stopped:
         why = {"max-time": "the time is up", "launcher": "the launcher is gone"}.get(result.stopped, result.stopped)
         return f"stopped ({why}) after step {result.step:,} of {result.total:,}; go on with:\n{result.resume_command}"
+    skipped = f" ({len(result.skipped)} left out, whose loss was not finite)" if result.skipped else ""
     return (
-        f"trained {result.step:,} steps; backbone: {result.run}/weights.safetensors\n"
+        f"trained {result.step:,} steps{skipped}; backbone: {result.run}/weights.safetensors\n"
         f"next: vidprep evaluate retrieve {result.run} --data {result.data}\n      vidprep report {result.run}"
     )
 

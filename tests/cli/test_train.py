@@ -39,6 +39,7 @@ def test_options_of_train_are_a_promise() -> None:
             "--gpus",
             "--max-time",
             "--log",
+            "--skip-nan",
         ]
     )
 

@@ -14,7 +14,7 @@ import yaml
 from shards.errors import UserError
 from tests.trainer.toys import THIS, assert_same_weights, newest_tensors, start_vidprep, toy_recipe
 from trainer.engine import train
-from trainer.engine.distributed import Ranks, open_ranks, seed_step
+from trainer.engine.distributed import Ranks, SharedError, open_ranks, seed_step
 from trainer.engine.launch import launch
 from trainer.engine.stop import REASONS, Stop
 
@@ -129,7 +129,28 @@ def test_one_process_agrees_with_itself() -> None:
     ranks = Ranks(0, 1, torch.device("cpu"))
     assert ranks.most([3, 0]) == [3, 0]
     assert ranks.gather("x") == ["x"]
-    assert ranks.on_main(lambda: 5) == 5
+    assert ranks.on_main(lambda: 5) == ranks.on_all(lambda: 5) == 5
+
+
+@pytest.mark.parametrize(("rank", "error"), [(0, UserError), (1, SharedError), (2, SharedError)])
+def test_an_error_of_one_process_is_raised_on_all_and_told_by_the_first(
+    rank: int, error: type[UserError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes 0 and 2 fail, 1 does not."""
+    told = ["broken", None, "broken too"]
+    ranks = Ranks(rank, 3, torch.device("cpu"), control="a group")
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: told if value == told[self.rank] else None)
+
+    def call() -> str:
+        if told[rank] is not None:
+            raise UserError(told[rank])
+        return "made"
+
+    with pytest.raises(error, match=r"^broken$") as raised:
+        ranks.on_all(call)
+    assert type(raised.value) is error
+    told[:] = [None] * 3
+    assert ranks.on_all(call) == "made"
 
 
 def test_random_numbers_of_a_step_depend_on_seed_step_and_rank_alone() -> None:
