@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 import trainer
 from cli.main import run
 from cli.weights import SOURCES
+from tests.commands import parse_command
+from tests.conftest import ROOT
 from tests.trainer.reference_networks import filled, shapes
+from trainer.config import load_recipe
 from trainer.engine import train
 from trainer.models import build_backbone, sources
 from trainer.models.weights import save_weights
@@ -58,3 +63,17 @@ def test_a_weights_file_needs_the_size_told(size, status, tmp_path, capsys):
     assert run(arguments) == 1
     assert "--clip 16x112x112" in capsys.readouterr().err
     assert run([*arguments, "--clip", size]) == status
+
+
+@pytest.mark.parametrize("page", ["backbones.md", "evaluation.md"])
+def test_the_commands_of_a_page_are_commands(page):
+    text = (ROOT / "docs" / page).read_text().replace("\\\n", "").replace("SOURCE", "rspnet")
+    split = re.search(r'SPLIT="(.*)"', text)
+    text = text if split is None else text.replace("$SPLIT", split[1])
+    lines = re.findall(r"^    (vidprep .*?)(?:   .*)?$", text, re.MULTILINE)
+    found = [parse_command(line) for line in lines]
+    assert len(found) > 6
+    for command in found:
+        recipe = command.values.get("recipe")
+        if recipe is not None or command.values.get("overrides"):
+            load_recipe(recipe or "finetune", command.values["overrides"])
