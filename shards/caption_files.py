@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import StorageError, UserError
-from shards.keys import make_key
+from shards.keys import make_key, without_extension
 
 Change = dict[str, Any]
 
@@ -188,35 +188,40 @@ def _texts(value: Any, file: Path, name: str) -> Iterator[str]:
             yield text
 
 
-def find_keys(names: Iterable[str], keys: Iterable[str], *, template: str, where: str) -> dict[str, str]:
+def find_keys(names: Iterable[str], paths: Mapping[str, str], *, template: str, where: str) -> dict[str, str]:
     """Name → key, for those that fit a sample.
 
-    A name fits the key that it is, or that its path would get from `vidprep index`; else the only key whose last part
-    (after `--`) is that.
+    A name fits the sample whose key it is, or whose key or path it leads to as a path; else the only sample whose key
+    ends in it (after `--`), or whose file has that name.
 
     Args:
+        paths: key → path of the video, as it was packed; empty where that is not known.
         template: what a key says of a name, `{}`, such as `trimmed_resize_{}`.
 
     Raises:
-        UserError: the template has no `{}`, or a name fits several keys.
+        UserError: the template has no `{}`, or a name fits several samples.
     """
     if template.count("{}") != 1:
         raise UserError(f"--key {template!r} says nothing of the name; write {{}} once, such as trimmed_resize_{{}}")
-    known = set(keys)
-    tails: dict[str, list[str]] = defaultdict(list)
-    for known_key in known:
-        tails[known_key.rpartition("--")[2]].append(known_key)
+    whole, ends = dict[str, str](), defaultdict[str, set[str]](set)
+    for its, path in paths.items():
+        if path:
+            whole[path] = whole[without_extension(path)] = its
+            ends[without_extension(path.rpartition("/")[2])].add(its)
+        ends[its.rpartition("--")[2]].add(its)
+    whole |= {key: key for key in paths}
     found = {}
     for name in names:
         wanted = template.replace("{}", name)
-        forms = (wanted, make_key(wanted), make_key(wanted.rpartition("/")[2]))
-        key = next((form for form in forms if form in known), None)
+        last = without_extension(wanted.rpartition("/")[2])
+        forms = (wanted, without_extension(wanted), make_key(wanted), last, make_key(last))
+        key = next((whole[form] for form in forms if form in whole), None)
         if key is None:
-            fitting = next((tails[form] for form in forms if form in tails), [])
+            fitting = sorted(next((ends[form] for form in forms if form in ends), ()))
             if len(fitting) > 1:
                 raise UserError(
-                    f"{where}: {name!r} fits {len(fitting)} samples: {', '.join(sorted(fitting)[:3])}; say which with "
-                    "--key, such as --key 'train--{}'"
+                    f"{where}: {name!r} fits {len(fitting)} samples: {', '.join(fitting[:3])}; say which with --key, "
+                    "such as --key 'train--{}', or by paths such as train/NAME.mp4 in the file"
                 )
             key = fitting[0] if fitting else None
         if key is not None:

@@ -24,12 +24,17 @@ def make_key(relative_path: str, *, hashed: bool = False) -> str:
         relative_path: path below the data set's root, with `/` between folders.
         hashed: append the digits in any case: for files that differ in their extension only.
     """
-    stem = _EXTENSION.sub("", relative_path)
+    stem = without_extension(relative_path)
     key = _UNSAFE.sub("_", stem.replace("/", "--"))
     if not hashed and key.replace("--", "/") == stem and 0 < len(key) <= _LONGEST:
         return key
     digits = hashlib.sha256(os.fsencode(relative_path)).hexdigest()[:8]
     return f"{key[: _LONGEST - 9]}-{digits}"
+
+
+def without_extension(path: str) -> str:
+    """A path without the extension of its last part."""
+    return _EXTENSION.sub("", path)
 
 
 def segment_key(key: str, segment: int) -> str:

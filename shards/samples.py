@@ -26,6 +26,8 @@ from shards.index import HEADER_SIZE, keys_digest
 from shards.keys import key_hash
 from shards.mapped import checksum
 from shards.meta import Meta, read_meta, write_meta
+from shards.plan import NAME as PLAN
+from shards.plan import read_plan
 from shards.receipts import read_receipts
 from shards.storage import MissingError, Storage, open_storage
 from shards.text import to_json
@@ -313,7 +315,7 @@ def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = Non
     if listed is None:
         changes = read_changes(file)
     else:
-        changes, unknown = _by_key(listed, present, file, key, url=storage.url)
+        changes, unknown = _by_key(listed, present, file, key, storage)
     used: set[str] = set()
     changed = 0
     rows: list[SampleRow] = []
@@ -345,16 +347,19 @@ def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = Non
 
 
 def _by_key(
-    listed: Listed, rows: Sequence[SampleRow], file: Path, template: str, *, url: str
+    listed: Listed, rows: Sequence[SampleRow], file: Path, template: str, storage: Storage
 ) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
     """The changes of another's file by our keys, and the names that fit no sample."""
-    keys = {row.key for row in rows} | {row.video for row in rows if row.video is not None}
-    found = find_keys(listed.changes, keys, template=template, where=str(file))
+    paths = {key: "" for row in rows for key in (row.video or row.key, row.key)}
+    if storage.exists(PLAN):  # keys of names with blanks and the like end in digits; the plan has the names themselves
+        planned = {str(entry.video["key"]): str(entry.video.get("path", "")) for entry in read_plan(storage)}
+        paths |= {key: path for key, path in planned.items() if key in paths}
+    found = find_keys(listed.changes, paths, template=template, where=str(file))
     if not found:
         names = ", ".join(list(listed.changes)[:_SHOWN]) or "none"
         raise UserError(
-            f"{file} ({listed.form}) names no video of {url}: it has {names}, the keys are such as {rows[0].key}; "
-            "--key 'prefix_{}' says how a key is made from a name"
+            f"{file} ({listed.form}) names no video of {storage.url}: it has {names}, the keys are such as "
+            f"{rows[0].key}; --key 'prefix_{{}}' says how a key is made from a name"
         )
     changes: dict[str, dict[str, Any]] = {}
     for name, key in found.items():

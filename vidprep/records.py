@@ -7,7 +7,7 @@ import math
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,15 @@ class Video:
     label_index: int | None = None
     splits: tuple[str, ...] = ()
     group: str | None = None
-    caption: str | tuple[str, ...] | None = None
+    caption: str | Sequence[str] | None = None
     fps: float | None = None
     frames: int | None = None
     start: float | None = None
     end: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.caption, list):
+            object.__setattr__(self, "caption", tuple(self.caption))
         for name, (fits, wanted) in _FIELDS.items():
             value = getattr(self, name)
             if not fits(value) and not (value is None and name not in _REQUIRED):
@@ -205,9 +207,8 @@ def _parse(line: str, path: Path, number: int) -> Video:
         raise UserError(f"{where}: unknown field {unknown[0]!r}; allowed: {', '.join(_FIELDS)}")
     if missing := [name for name in ("key", "path") if name not in fields]:
         raise UserError(f"{where}: field {missing[0]!r} is missing; a line needs at least key and path")
-    for name in ("splits", "caption"):
-        if isinstance(fields.get(name), list):
-            fields[name] = tuple(fields[name])
+    if isinstance(fields.get("splits"), list):
+        fields["splits"] = tuple(fields["splits"])
     if "root" not in fields:
         fields["root"] = str(path.parent.absolute())
     try:

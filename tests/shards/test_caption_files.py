@@ -135,10 +135,15 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_names_find_keys():
-    keys = ["video7", "train--video8", "run--a", "walk--a", "trimmed_resize_x", "class--my_clip-1d2c3b4a"]
+    keys = ["video7", "train--video8", "run--a", "walk--a", "trimmed_resize_x", "c.mp4-x"]
+    paths = dict.fromkeys(keys, "") | {
+        "surfing_water--my_clip_1-1d2c3b4a": "surfing water/my clip.1.mp4",
+        "one--b": "one/b.avi",
+        "two--b": "two/b.avi",
+    }
 
     def found(*names: str, template: str = "{}") -> dict[str, str]:
-        return find_keys(names, keys, template=template, where="FILE")
+        return find_keys(names, paths, template=template, where="FILE")
 
     assert found("video7", "video7.mp4", "clips/video7.mp4", "video70") == {
         "video7": "video7",
@@ -146,10 +151,14 @@ def test_names_find_keys():
         "clips/video7.mp4": "video7",
     }
     assert found("video8", "train/video8.mp4") == dict.fromkeys(("video8", "train/video8.mp4"), "train--video8")
+    for name in ("my clip.1", "my clip.1.mp4", "surfing water/my clip.1.mp4", "surfing water/my clip.1"):
+        assert found(name) == {name: "surfing_water--my_clip_1-1d2c3b4a"}
+    assert found("two/b.avi", "one/b") == {"two/b.avi": "two--b", "one/b": "one--b"}
     assert found("x", template="trimmed_resize_{}") == {"x": "trimmed_resize_x"}
     assert found("a", template="run--{}") == {"a": "run--a"}
-    with pytest.raises(UserError, match=r"'a' fits 2 samples: run--a, walk--a; say which with --key"):
-        found("a")
+    for name in ("a", "b.avi"):
+        with pytest.raises(UserError, match=r"fits 2 samples: (run--a, walk--a|one--b, two--b); say which with --key"):
+            found(name)
     with pytest.raises(UserError, match="write {} once"):
         found("a", template="prefix_")
 

@@ -162,10 +162,7 @@ def _video(line: Entry, roots: Sequence[str]) -> Video:
 
 def video_of(line: Mapping[str, Any], *, root: str) -> Video:
     """The video of a line of the plan."""
-    fields = {**line, "splits": tuple(line.get("splits", ())), "root": root}
-    if isinstance(fields.get("caption"), list):
-        fields["caption"] = tuple(fields["caption"])
-    return Video(**fields)
+    return Video(**{**line, "splits": tuple(line.get("splits", ())), "root": root})
 
 
 def roots_now(plan: Plan, manifest: Manifest, *, dest: str) -> tuple[str, ...]:
