@@ -52,6 +52,7 @@ def reduced(name: str) -> Recipe:
     if recipe.task.name == "joint":
         changes += ["task.tasks.rspnet.queue=16", f"task.tasks.statistics.data.resize=[{SIZE[0]},{SIZE[1]}]"]
     changes += ["task.text=builtin"] if recipe.task.name == "cpd" else []
+    changes += ["backbone.fc=false"] if recipe.backbone.name == "c3d-mas" else []  # of 97 x 97 pixels at least
     return load_recipe(recipe, changes)
 
 

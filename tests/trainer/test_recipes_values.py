@@ -72,7 +72,6 @@ CONCEPTS: dict[str, Any] = {
     "optim": {"name": "adam", "lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-5, "decay_all": True},
     "schedule": {"name": "milestones", "at": (200,), "gamma": 0.1, "warmup": 0},
     "train": {"epochs": 300, "batch": 64, "seed": 20},
-    "about": {"gpus": 1},
     "convention": IMAGENET,
 }
 # reference/cpd.md sections 2.3, 3, 4, 5, 6 and 7
@@ -138,6 +137,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "statistics-r3d": changed(STATISTICS, backbone={"name": "r3d-vcop"}),
     "statistics-r21d": changed(STATISTICS, backbone={"name": "r21d-vcop"}),
     "statistics-s3dg": changed(STATISTICS, backbone={"name": "s3dg-pace"}),
+    # Section 8: 80,000 iterations of 30 clips, of 9,537 videos x 10 clips an epoch.
+    "statistics-mas": changed(
+        STATISTICS,
+        task={"motion": [1, 2, 3, "global"], "appearance": []},
+        backbone={"name": "c3d-mas"},
+        data={"flip": 0},
+        optim={"lr": 1e-3, "decay_all": False},
+        schedule={"every": pytest.approx(20_000 * 30 / 95_370, abs=0.01)},
+        train={"epochs": pytest.approx(80_000 * 30 / 95_370, abs=0.01)},
+    ),
     "concepts-ucf101": CONCEPTS,
     "concepts-k400": changed(CONCEPTS, task={"concepts": 100}, schedule={"at": (70,)}, train={"epochs": 100}),
     "cpd-r50": CPD,

@@ -6,7 +6,8 @@ the operation that makes it to the moment it is freed, whether autograd saved it
 needs it for itself. The largest sum, with the optimiser's state and a second batch on its way, is the estimate.
 
 Not counted: what a CUDA context takes (about 0.5 GB), workspaces of cuDNN, rounding and gaps of torch's allocator,
-all-gathers among GPUs, and what torch.compile saves. Text encoders from the hub are built from their configuration.
+changes of colour (which are over before activations are kept), all-gathers among GPUs, and what torch.compile saves.
+Text encoders of transformers are built from their configuration.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from torch.utils._pytree import tree_leaves
 from shards.errors import UserError
 from shards.rng import rng_for
 from shards.spec import ClipSpec, VideoFacts
-from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd
-from trainer.data.batch import Batch, ColourChanges
+from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd, load_recipe
+from trainer.data.batch import Batch
 from trainer.models import build_backbone
 from trainer.tasks import Task, build_task
 from trainer.tasks.cpd import Cpd
@@ -112,7 +113,7 @@ def estimate_memory(
     half = recipe.train.precision != "float32"
     samples = samples or recipe.about.samples or _SAMPLES
     with torch.random.fork_rng(devices=[]):
-        task = _task(recipe)
+        task = _task(load_recipe(recipe, ["data.jitter=null"]))
     with FakeTensorMode(allow_non_fake_inputs=True):
         _empty(task)
         for part in task.modules():
@@ -155,8 +156,7 @@ def measure(task: Task, batch: Batch, *, half: bool) -> dict[str, int]:
 
 
 def batches_of(specs: Iterable[ClipSpec], videos: int) -> Batch:
-    """A batch without contents, as the loader would make it of large videos; planned clips, so that as many frames
-    change their colours as usual."""
+    """A batch without contents, as the loader would make it of videos of 256 x 342."""
     first, *more = (_batch(spec, videos) for spec in specs)
     return replace(first, more=tuple(more))
 
@@ -166,10 +166,6 @@ def _batch(spec: ClipSpec, videos: int) -> Batch:
     plans = [free.plan(_VIDEO, rng_for(0, 0, i)) for i in range(videos)]
     height, width = spec.crop_size or plans[0].size
     shape = (videos, spec.clips, spec.frames, height, width)
-    jitter = None
-    if plans[0].jitter is not None:
-        parts = [asdict(plan.jitter) for plan in plans if plan.jitter is not None]
-        jitter = type(plans[0].jitter)(**{name: np.stack([part[name] for part in parts]) for name in parts[0]})
     draws = [plan.draws for plan in plans if plan.draws is not None]
     flow = None if spec.flow is None else torch.empty((*shape, 2), dtype=torch.uint8)
     return Batch(
@@ -180,8 +176,6 @@ def _batch(spec: ClipSpec, videos: int) -> Batch:
         stride=torch.zeros((videos, spec.clips), dtype=torch.int64),
         frames=torch.zeros((videos, spec.clips, spec.frames), dtype=torch.int64),
         flip=torch.zeros((videos, spec.clips), dtype=torch.bool),
-        jitter=jitter,
-        changes=None if jitter is None else ColourChanges.of(jitter),
         flow=flow,
         flow_step=None if flow is None else torch.empty((videos, 2)),
         targets=None if spec.table is None else torch.zeros((videos, spec.clips, 27), dtype=torch.int64),
@@ -237,7 +231,8 @@ def _prepare(task: Cpd, samples: int) -> None:
     length = options.most_tokens
     task.register_buffer("ids", torch.zeros((samples, length), dtype=torch.int32), persistent=False)
     task.register_buffer("mask", torch.ones((samples, length), dtype=torch.bool), persistent=False)
-    task.register_buffer("place", torch.zeros(samples, dtype=torch.int64), persistent=False)
+    for name in ("place", "first", "count"):
+        task.register_buffer(name, torch.zeros(samples, dtype=torch.int64), persistent=False)
     if options.loss == "nce":
         for name in ("video_bank", "text_bank"):
             bank = nn.Parameter(torch.empty(samples, options.embedding), requires_grad=False)

@@ -63,7 +63,7 @@ class About(Strict):
         prepare: commands that make the data set that the recipe trains on.
         run: commands that use the recipe, where that is not `vidprep train`.
         literal: commands that come nearest to the reference, errors included.
-        gpus: that the batch is shared out to in the reference; `memory_gb` is of one of them.
+        gpus: that the batch is shared out to, in the reference where that is known; `memory_gb` is of one of them.
         samples: videos of the training set in the reference, where memory depends on it.
         memory_gb: estimate of `trainer.engine.memory` for the recipe's batch on so many GPUs, 10⁹ bytes.
         published: results, the one to be shown first at the beginning.
