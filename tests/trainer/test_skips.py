@@ -187,7 +187,7 @@ def test_the_next_one_ends_the_run_with_what_was_left_out_before(tiny_dataset: M
         train(sick(1, 4, 6), tiny_dataset(), out=tmp_path / "run", device="cpu", skip_nan=2)
     text = str(error.value)
     assert "loss is nan in step 7, on the videos video_0" in text
-    assert "after steps 2, 5 were left out" in text
+    assert "after steps left out: 2, 5." in text
     assert "last good checkpoint is of step 6" in text
     assert "--resume --skip-nan 3" in text
 
@@ -207,7 +207,7 @@ def test_a_resumed_run_has_the_same_allowance_and_the_same_end(tiny_dataset: Mak
     short = Path(shutil.copytree(whole, tmp_path / "short"))
     for later in checkpoint_paths(short / "checkpoints")[1:]:
         shutil.rmtree(later)
-    with pytest.raises(UserError, match=r"loss is nan in step 5.*after steps 2 were left out"):
+    with pytest.raises(UserError, match=r"loss is nan in step 5.*after steps left out: 2\."):
         train(recipe, data, out=short, resume=True, device="cpu", skip_nan=1)
     # The run that ended goes on, and ends as if it had been allowed two from the beginning.
     assert train(recipe, data, out=short, resume=True, device="cpu", skip_nan=2).finished

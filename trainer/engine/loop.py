@@ -301,7 +301,7 @@ class Trainer:
             mine = (bad.step, float(bad.loss), [dataset.key(int(i)) for i in bad.samples.tolist()])
         step, loss, keys = min(found for found in self._ranks.gather(mine) if found is not None)
         bad_step, before = Skipped(step=step + 1, loss=str(loss), keys=tuple(keys)), self.skips.steps
-        told = f", after steps {', '.join(str(it.step) for it in before)} were left out" if before else ""
+        told = f", after steps left out: {', '.join(str(it.step) for it in before)}" if before else ""
         again = "--resume" if self._saved else "another --out"
         more = f"{again} --skip-nan {len(before) + 1} leaves such steps out"
         raise self._error(f"{bad_step}{told}. {self._remedy()}; {more}")

@@ -27,7 +27,7 @@ class Skipped:
     keys: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"loss is {self.loss} in step {self.step}, on the videos {listed(self.keys)}"
+        return f"loss is {self.loss} in step {self.step}, on the videos {_listed(self.keys)}"
 
 
 class Skips:
@@ -81,6 +81,6 @@ class Skips:
                 buffer.copy_(self._held[name])
 
 
-def listed(keys: Sequence[str]) -> str:
+def _listed(keys: Sequence[str]) -> str:
     """At most eight keys, and how many more."""
     return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
