@@ -101,11 +101,12 @@ def test_info_nce_equals_plain_loops():
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight samples, each with a caption; to be read only."""
+    """Eight samples, each with a caption, one with two; to be read only."""
     dest = build_dataset(tmp_path_factory.mktemp("cpd"), samples=8, frames=8)
     captions = tmp_path_factory.mktemp("captions") / "captions.jsonl"
     words = "one two three four five six seven eight".split()
     lines = [f'{{"key": "video_{i:03d}", "caption": "a bar goes {word} steps"}}' for i, word in enumerate(words)]
+    lines[2] = '{"key": "video_002", "caption": ["a bar goes three steps", "three steps to the right"]}'
     captions.write_text("\n".join(lines) + "\n")
     annotate(dest, captions)
     return dest

@@ -111,6 +111,9 @@ def test_one_of_several_captions_is_drawn_by_seed_epoch_and_sample(url):
     assert len(draws) == 160 and draws == shown()
     assert draws == {**shown(rank=0, world=2), **shown(rank=1, world=2)}
     assert draws != shown(seed=1)
+    often = Loader(data, task.spec, batch=8, workers=0, repeats=8).batches(0, 8)  # one epoch
+    rows = [(task._rows(batch) - task.first[batch.sample])[batch.sample == 2] for batch in often]
+    assert set(torch.cat(rows).tolist()) == {0, 1, 2}
     for sample, count in enumerate(task.count.tolist()):
         assert {row for (_, its), row in draws.items() if its == sample} == set(range(count))
     task.eval()
@@ -216,6 +219,25 @@ def test_held_out_samples_need_captions(tmp_path):
     give(dest, {"video_000": None, **{f"video_{i:03d}": f"bar {i}" for i in range(1, 5)}})
     with pytest.raises(UserError, match="1 of 1 samples in a batch of held-out videos have no caption"):
         run(tmp_path / "run", dest, data={"split": "train"}, train={"steps": 2, "validation": {"split": "test"}})
+
+
+def test_published_captions_are_learnt_from(research_data, tmp_path):
+    """MSR-VTT's own file, in Italian: about twenty captions a video, some of them long."""
+    file = research_data / "annotations/msrvtt/videodatainfo_it.sample100.json"
+    if not file.exists():
+        pytest.skip("no MSR-VTT captions there")
+    value = json.loads(file.read_text())
+    names = [video["video_id"] for video in value["videos"][:8]]
+    dest = build_dataset(tmp_path / "d", samples=8, frames=8, keys=tuple(f"video--{name}" for name in names))
+    assert annotate(dest, file).changed == 8
+    add_text(dest, workers=1)
+    counts = [sum(it["video_id"] == name for it in value["sentences"]) for name in names]
+    task = prepared(open_dataset(dest), most_tokens=8)
+    assert task.count.tolist() == counts and min(counts) > 5
+    words = [it["caption"].split() for it in value["sentences"] if it["video_id"] in names]
+    assert sum(len(it) > 8 for it in words) > 0 and task.notes[0].endswith("task.most_tokens=8 and are cut to it")
+    table, column = (weights(run(tmp_path / name, dest, {"captions": name})) for name in ("table", "text"))
+    assert all(torch.equal(table[name], column[name]) for name in table)
 
 
 def test_builtin_text_ignores_what_follows_a_caption():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,16 @@ from shards.samples import annotate
 from shards.storage import open_storage
 from shards.summary import summarize
 from tests.tiny import build_dataset
+from tests.vidprep.clips import noise_frames, write_clip
 from vidprep.derive import add_flow, add_text
+from vidprep.farm.append import append
+from vidprep.farm.engines import Local, complete
+from vidprep.farm.work import Job
+from vidprep.pack import pack
 from vidprep.preview import contact_sheet
+from vidprep.records import Video, write_manifest
 from vidprep.repair import repair
+from vidprep.runs import ignore
 
 SEVERAL = ["a bar moves", " it moves\r\n  to the right\u2028at once ", "ein Balken wandert — schön"]
 CLEAN = ("a bar moves", "it moves to the right at once", "ein Balken wandert — schön")
@@ -106,6 +115,45 @@ def test_replaced_captions_make_the_column_stale(dest, tmp_path, capsys):
     assert [it.name for it in prune(dest, delete=True)] == ["text"]
     give(dest, tmp_path / "old.jsonl", {"video_003": None, "video_004": "caption of 4"})
     assert add_text(dest, workers=1).folder == "text"
+
+
+def test_the_digest_of_captions_is_the_documented_one(dest):
+    """docs/format.md, section Further columns."""
+    add_text(dest, workers=1)
+    rows = [
+        json.loads(line)
+        for line in (dest / f"{read_meta(str(dest)).samples_stem}.jsonl").read_text().split("\n")
+        if line
+    ]
+    digests = []
+    for shard in (rows[:3], rows[3:]):
+        lines = []
+        for row in shard:
+            given = row.get("caption", [])
+            given = [given] if isinstance(given, str) else CLEAN if row["key"] == "video_001" else given
+            lines.append(json.dumps([row["key"], list(given)], ensure_ascii=False) + "\n")
+        digests.append(hashlib.sha256("".join(lines).encode()).digest())
+    receipts = [json.loads((dest / f"text/00000{shard}.json").read_text()) for shard in range(2)]
+    assert [receipt["sources"]["captions"] for receipt in receipts] == [digest.hex() for digest in digests]
+    whole = hashlib.blake2b(b"".join(digest[:16] for digest in digests), digest_size=8).hexdigest()
+    assert dict(read_meta(str(dest)).columns["text"].sources) == {"captions": whole}
+
+
+def test_new_shards_are_added_to_the_column(tmp_path):
+    videos = []
+    for i in range(3):
+        write_clip(tmp_path / f"{i}.mp4", noise_frames(4, seed=i))
+        videos.append(Video(key=f"k{i}", path=f"{i}.mp4", root=str(tmp_path), caption=f"number {i}"))
+    write_manifest(tmp_path / "two.jsonl", videos[:2])
+    write_manifest(tmp_path / "three.jsonl", [*videos[:2], replace(videos[2], caption=("two", "again"))])
+    data = tmp_path / "data"
+    pack(tmp_path / "two.jsonl", data, short_side=16, workers=1, columns=("rgb", "text"))
+    before = (data / "text/000000.tar").read_bytes()
+    append(tmp_path / "three.jsonl", data, workers=1)
+    complete(Job(url=str(data), workers=1), Local(), ignore)
+    assert read_meta(str(data)).columns["text"].folder == "text" and (data / "text/000000.tar").read_bytes() == before
+    assert texts(data) == [("number 0",), ("number 1",), ("two", "again")]
+    assert not list(check(data)) and not stale_columns(data)
 
 
 def test_a_shard_that_was_made_from_other_captions_is_not_put_in_force(dest, tmp_path):
