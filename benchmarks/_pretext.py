@@ -91,7 +91,7 @@ class Plan:
     """One task.
 
     Attributes:
-        changes: what some dozen videos and short trainings ask for, at both sizes.
+        changes: what some dozen videos and short trainings ask for, at both sizes; RESIZE is that of the size.
         steps, batch: of pretraining at the small size.
         metrics: columns of the log, and what a network that knows nothing has there, in words.
         held_out: whether the task's numbers on test videos can be compared with those in training.
@@ -112,7 +112,7 @@ class Plan:
         return [
             *size.changes(),
             *("data.split=train", "data.workers=0" if size.network else "data.workers=4", "schedule.warmup=1"),
-            *self.changes,
+            *(change.replace("RESIZE", f"[{size.resize[0]}, {size.resize[1]}]") for change in self.changes),
             *(f"train.steps={steps}", f"train.batch={self.batch}", f"train.seed={seed}"),
             *(f"train.log_every={max(1, steps // 10)}", "train.save_every=1000000"),
             *(["train.validation={split: test, every: 1000000, metric: loss}"] if self.held_out else []),
@@ -167,6 +167,22 @@ PLANS = {
         metrics={"instance_loss": "5 ln 16 = 13.86", "alignment_loss": "2 ln 16 = 5.55"},
         held_out=False,
     ),
+    "joint": Plan(
+        recipe="joint-r21d",
+        changes=(
+            *_adamw(0.002),
+            *(
+                f"task.tasks.rspnet.{change}"
+                for change in ("bn_groups=2", "queue=128", "negatives=others", "momentum=0.95")
+            ),
+            *("task.tasks.statistics.appearance_weight=1", "task.tasks.statistics.data.resize=RESIZE"),
+            *("data.area=[0.6, 1.0]", "data.repeats=4"),
+            _JITTER,
+        ),
+        steps=160,
+        batch=32,
+        metrics={"rspnet_motion_accuracy": "50 %", "pace_accuracy": "25 %"},
+    ),
     "cpd": Plan(recipe="cpd-infonce", changes=_CPD, steps=220, batch=32, metrics={"accuracy": "3 %"}, held_out=False),
     "cpd-others": Plan(
         recipe="cpd-infonce",
@@ -184,7 +200,7 @@ def prepare_for(name: str, tasks: list[str], size: Size, folder: Path) -> Path:
     """A packed set with the columns that the tasks need; what is there already is kept."""
     videos = SETS[name]
     data = prepare(videos, folder / f"{name}-{size.name}", size=size.stored, fps=FPS)
-    if "statistics" in tasks:
+    if {"statistics", "joint"} & set(tasks):
         backend = "numba" if size.network else "auto"
         add_flow(data, backend=backend, workers=1 if size.network else None)
         add_labels(data, crop=size.crop, window=size.frames, resize=size.resize, stride=2)
