@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from trainer.evaluation.finetune import evaluate_finetuning
 from trainer.evaluation.retrieval import evaluate_retrieval
-from vidprep.catalog import index, write_index
+from vidprep.catalog import Index, index, write_index
 from vidprep.pack import pack
 
 ROOT = Path(__file__).parents[1]
@@ -77,17 +77,20 @@ def clips_folder() -> Path:
     return found
 
 
-def prepare(videos: VideoSet, dest: Path, *, size: tuple[int, int], fps: float | None = None) -> Path:
-    """Index and pack a set into `dest`, going on where an earlier call stopped; returns `dest`."""
+def listed(videos: VideoSet) -> Index:
+    """The videos of a set, with classes, groups and splits."""
     clips = clips_folder()
     if len(videos.folders) == 1:
-        found = index(clips / videos.folders[0], holdout=videos.held_out, group=videos.group)
-    else:
-        found = index(clips, holdout=videos.held_out, group=videos.group)
-        found = replace(found, videos=tuple(v for v in found.videos if v.label in videos.folders))
+        return index(clips / videos.folders[0], holdout=videos.held_out, group=videos.group)
+    found = index(clips, holdout=videos.held_out, group=videos.group)
+    return replace(found, videos=tuple(video for video in found.videos if video.label in videos.folders))
+
+
+def prepare(videos: VideoSet, dest: Path, *, size: tuple[int, int], fps: float | None = None) -> Path:
+    """Index and pack a set into `dest`, going on where an earlier call stopped; returns `dest`."""
     dest.parent.mkdir(parents=True, exist_ok=True)
     manifest = dest.with_suffix(".manifest.jsonl")
-    write_index(found, manifest)
+    write_index(listed(videos), manifest)
     pack(manifest, dest, size=size, fps=fps)
     return dest
 

@@ -5,10 +5,9 @@ import re
 import pytest
 
 from benchmarks._captions import caption, paraphrases, token_rows
-from benchmarks._learning import SETS, percent, prepare, spread
+from benchmarks._learning import SETS, listed, percent, spread
 from benchmarks._pretext import FULL, PLANS, SMALL
 from benchmarks._pretext_page import describe
-from shards.dataset import open_dataset
 from trainer.config import load_recipe
 
 
@@ -65,12 +64,14 @@ def test_the_page_compares_seed_by_seed():
 
 
 @pytest.mark.data
-def test_sets_hold_out_whole_groups(research_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "train", "test"), [("weizmann", 45, 18), ("ut_interaction", 66, 24)])
+def test_sets_hold_out_whole_groups(research_data, monkeypatch, name, train, test):
     monkeypatch.setenv("VIDPREP_TEST_DATA", str(research_data))
-    data = open_dataset(prepare(SETS["ut_interaction"], tmp_path / "ut_interaction", size=(24, 30), fps=2))
-    groups = {split: {int(data.groups[i]) for i in data.select(split=split)} for split in ("train", "test")}
+    found = listed(SETS[name])
+    groups = {split: {v.group for v in found.videos if split in v.splits} for split in ("train", "test")}
+    assert None not in groups["train"] | groups["test"]
     assert not groups["train"] & groups["test"]
-    assert (len(data.select(split="train")), len(data.select(split="test"))) == (66, 24)
+    assert found.split_counts() == {"train": train, "test": test}
 
 
 @pytest.mark.data
