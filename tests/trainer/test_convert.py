@@ -164,6 +164,23 @@ def test_a_gap_is_refused_with_the_nearest_network():
         convert_state(state, "speednet")
 
 
+def test_another_source_that_fits_is_named():
+    """Pace and statistics have the same networks, and other heads."""
+    with pytest.raises(
+        UserError, match=r"4 unexpected(.|\n)*It fits --from statistics; the one that it is from decides"
+    ):
+        convert_state(filled(shapes("statistics-r3d")), "pace")
+    with pytest.raises(UserError, match=r"Is it a checkpoint of pace, whole\?"):
+        convert_state({"other.weight": torch.zeros(3)}, "pace")
+
+
+def test_a_network_whose_training_failed_is_refused():
+    state = filled(shapes("pace-r3d"))
+    state["bn1.running_var"][3:5] = torch.nan
+    with pytest.raises(UserError, match="2 of its values are NaN or infinite"):
+        convert_state(state, "pace")
+
+
 class Evil:
     def __init__(self, path):
         self.path = path
@@ -208,7 +225,8 @@ def test_files_of_other_frameworks_are_named(tmp_path):
 def test_both_forms_of_pytorch_files_are_read(zipped, tmp_path):
     """Those of PyTorch before 1.6 are no zip, whatever they are called."""
     state = filled(shapes("pace-r3d"))
-    content = {"blobs": 3, "epoch": 17, "state_dict": prefixed("module.", state), "opt_dict": {"lr": [0.001]}}
+    schedule = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), [3, 5])
+    content = {"blobs": 3, "epoch": 17, "state_dict": prefixed("module.", state), "scheduler": schedule.state_dict()}
     torch.save(content, tmp_path / "c.pth.tar", _use_new_zipfile_serialization=zipped)
     assert (tmp_path / "c.pth.tar").read_bytes()[:2] == (b"PK" if zipped else b"\x80\x02")
     conversion = convert(tmp_path / "c.pth.tar", "pace", tmp_path / "w")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,12 +100,15 @@ def convert_state(
     absent = [key for key in expected if key not in ours and key.endswith(COUNTER)]
     ours |= {key: torch.zeros_like(expected[key]) for key in absent}
     made = " ".join([candidate.backbone, *(f"{key}={value}" for key, value in options.items())])
-    load_strict(
-        backbone,
-        ours,
-        what=f"{what} is none of the networks of {source}; the nearest is {made}",
-        remedy=f"Is it a checkpoint of {source}, whole? vidprep convert --from takes: {', '.join(SOURCES)}",
-    )
+    try:
+        load_strict(
+            backbone, ours, what=f"{what} is none of the networks of {source}; the nearest is {made}", remedy=""
+        )
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip()}\n{_remedy(state, source)}") from None
+    wrong = sum(int((~tensor.isfinite()).sum()) for tensor in ours.values())
+    if wrong:
+        raise UserError(f"{what}: {wrong:,} of its values are NaN or infinite: its training failed; take another one")
     return Conversion(
         backbone=backbone.eval(),
         matched=len(expected) - len(absent),
@@ -134,19 +138,36 @@ def _split(state: Mapping[str, Tensor], origin: Source) -> tuple[str, dict[str, 
 
 def _nearest(found: Mapping[str, Tensor], origin: Source) -> tuple[Candidate, int]:
     """The candidate, and the number of channels of its clips, with the fewest differences."""
+    best = min(origin.candidates, key=lambda candidate: _differences(found, candidate, 3))
+    return min(((best, 3), (best, 2)), key=lambda choice: _differences(found, *choice))
 
-    def differences(choice: tuple[Candidate, int]) -> int:
-        candidate, channels = choice
-        with torch.device("meta"):
-            backbone = build_backbone(candidate.backbone, **candidate.options, in_channels=channels)
-        expected = backbone.state_dict()
-        ours = _renamed(found, candidate, expected)
-        same = len([key for key in ours if key in expected and expected[key].shape == ours[key].shape])
-        needed = len([key for key in expected if key in ours or not key.endswith(COUNTER)])
-        return needed + len(ours) - 2 * same
 
-    best = min(((candidate, 3) for candidate in origin.candidates), key=differences)
-    return min(best, (best[0], 2), key=differences)
+def _differences(found: Mapping[str, Tensor], candidate: Candidate, channels: int) -> int:
+    """How many entries one of the two has and the other has not."""
+    expected = _expected(candidate.backbone, tuple(candidate.options.items()), channels)
+    ours = _renamed(found, candidate, expected)
+    same = len([key for key in ours if key in expected and expected[key].shape == ours[key].shape])
+    needed = len([key for key in expected if key in ours or not key.endswith(COUNTER)])
+    return needed + len(ours) - 2 * same
+
+
+@functools.cache
+def _expected(backbone: str, options: tuple[tuple[str, Any], ...], channels: int) -> Mapping[str, Tensor]:
+    """Entries of a backbone, without values."""
+    with torch.device("meta"):
+        return build_backbone(backbone, **dict(options), in_channels=channels).state_dict()
+
+
+def _remedy(state: Mapping[str, Tensor], source: str) -> str:
+    """Whose checkpoint it is, if not that of `source`."""
+    fitting = []
+    for name, origin in SOURCES.items():
+        _, found, _ = _split(strip_prefixes(state), origin)
+        if name != source and _differences(found, *_nearest(found, origin)) == 0:
+            fitting.append(name)
+    if fitting:
+        return f"It fits --from {' or --from '.join(fitting)}; the one that it is from decides which pixels it gets."
+    return f"Is it a checkpoint of {source}, whole? vidprep convert --from takes: {', '.join(SOURCES)}"
 
 
 def _renamed(found: Mapping[str, Tensor], candidate: Candidate, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
