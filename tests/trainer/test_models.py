@@ -139,6 +139,28 @@ SLOWFAST = {
     "layer3": (1152, 4, 14, 14),
     "layer4": (2304, 4, 7, 7),
 }
+R2D3D = {
+    "stem": (64, 16, 64, 64),
+    "layer1": (256, 16, 32, 32),
+    "layer2": (512, 16, 16, 16),
+    "layer3": (1024, 16, 8, 8),
+    "layer4": (2048, 16, 4, 4),
+}
+PAIRS = {name: (c, t if name in ("stem", "layer1") else t // 2, h, w) for name, (c, t, h, w) in CPD.items()}
+MFNET = {
+    "conv1": (16, 16, 112, 112),
+    "conv2": (96, 8, 56, 56),
+    "conv3": (192, 8, 28, 28),
+    "conv4": (384, 8, 14, 14),
+    "conv5": (768, 8, 7, 7),
+}
+
+
+def narrow(maps):
+    """Of basic blocks: a quarter of the width of bottlenecks after the stem."""
+    return {name: (c if name == "stem" else c // 4, *size) for name, (c, *size) in maps.items()}
+
+
 C3D_FULL = C3D | {"pool5": (512, 1, 4, 4), "fc6": (4096, 1, 1, 1), "fc7": (4096, 1, 1, 1)}
 MAS = {
     "conv1": (64, 16, 112, 112),
@@ -174,11 +196,28 @@ MAS = {
         ("slowfast-r50-4x16", {}, (32, 224, 224), SLOWFAST),
         ("slowfast-nln-r50-4x16", {}, (32, 224, 224), SLOWFAST),
         ("tsm-r50", {}, (8, 224, 224), CPD),
+        ("tsm-r18", {}, (8, 224, 224), narrow(CPD)),
+        ("cpd-r18", {}, (8, 224, 224), narrow(CPD)),
+        ("i3d-r50", {}, (8, 224, 224), PAIRS),
+        ("c2d-r50", {}, (8, 224, 224), PAIRS),
+        ("r2d3d50", {}, (32, 128, 128), R2D3D),
+        ("mfnet", {}, (16, 224, 224), MFNET),
+        ("s3d-coclr", {}, (64, 224, 224), S3DG),
+        ("r3d-tv-18", {}, (16, 128, 128), TORCHVISION),
+        ("mc3-18", {}, (16, 128, 128), {name: (c, 16, *size) for name, (c, _, *size) in TORCHVISION.items()}),
+        (
+            "resnet3d-hara-50",
+            {},
+            (16, 112, 112),
+            {name: (c if name == "stem" else 4 * c, *size) for name, (c, *size) in HARA.items()},
+        ),
+        ("slowfast-r50-8x8", {}, (32, 224, 224), {name: (c, 8, *size) for name, (c, _, *size) in SLOWFAST.items()}),
     ],
 )
 def test_maps_have_the_shapes_of_the_reference(name, options, clip, maps):
     with torch.no_grad():
-        features = build_backbone(name, base_width=8, **options).eval()(torch.zeros(1, 3, *clip))
+        backbone = build_backbone(name, base_width=12 if name == "mfnet" else 8, **options).eval()
+        features = backbone(torch.zeros(1, 3, *clip))
     # An eighth of the reference's width, to be quick.
     assert {stage: (8 * m.shape[1], *m.shape[2:]) for stage, m in features.maps.items()} == maps
     assert list(features.maps) == list(maps)
