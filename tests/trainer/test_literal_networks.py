@@ -12,6 +12,7 @@ from tests.trainer.reference_networks import clip, filled
 from trainer.models import build_backbone
 from trainer.models.base import GREY_45
 from trainer.models.convert import convert_state
+from trainer.models.weights import fitted
 
 SLOWFAST = {
     "slowfast-r50-4x16": (8, {"fusion": 5}),
@@ -157,6 +158,37 @@ def test_space_to_depth_pads_as_tensorflow_does():
     with torch.no_grad():
         made = torch.nn.functional.conv3d(padded, stem.unit.conv.weight)
         assert torch.allclose(stem(video), stem.unit.bn(made).relu(), atol=1e-5)
+
+
+def with_linear_layers(backbone, places):
+    """Weights by rule, fc6 and fc7 as linear layers of a flattened map of so many places; loads them."""
+    expected = backbone.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    width = shapes["fc7.bias"][0]
+    shapes |= {"fc6.weight": (width, shapes["fc6.weight"][1] * places), "fc7.weight": (width, width)}
+    state = filled(shapes)
+    backbone.load_state_dict({key: fitted(value, expected[key]) for key, value in state.items()})
+    return state
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_c3d_with_fully_connected_layers(small):
+    """The paper's C3D (pool5 padded by one in space), and MAS's, whose pooling pads at the end as TensorFlow's SAME."""
+    backbone = build_backbone("c3d-mas" if small else "c3d", base_width=8).eval()
+    state = with_linear_layers(backbone, 16)
+    x = clip((2, 3, 16, 112, 112))
+    layers = ("1", "2", "3", "4", "5") if small else ("1", "2", "3a", "3b", "4a", "4b", "5a", "5b")
+    for i, layer in enumerate(layers):
+        x = torch.nn.functional.conv3d(x, state[f"conv{layer}.weight"], state[f"conv{layer}.bias"], padding=1).relu()
+        if i + 1 < len(layers) and layer[1:] != "a":
+            x = torch.nn.functional.max_pool3d(x, (1, 2, 2) if layer == "1" else (2, 2, 2))
+    # 7 x 7 places become 4 x 4.
+    around = (0, 1, 0, 1, 0, 0) if small else (1, 1, 1, 1, 0, 0)
+    x = torch.nn.functional.max_pool3d(torch.nn.functional.pad(x, around), 2).flatten(1)
+    for fc in ("fc6", "fc7"):
+        x = torch.nn.functional.linear(x, state[f"{fc}.weight"], state[f"{fc}.bias"]).relu()
+    with torch.no_grad():
+        assert relative(backbone(clip((2, 3, 16, 112, 112))).pooled, x) < 1e-4
 
 
 def test_slowfast_chooses_frames_by_whole_numbers():
