@@ -21,6 +21,7 @@ PRETRAINING = {
     "rspnet-resnet50": ("resnet3d-hara-50", 32, 0.1, 112),
     "rspnet-r2plus1d": ("r21d-vcop", 32, 0.05, 112),
     "rspnet-s3dg": ("s3dg-rsp", 64, 0.05, 224),
+    "rspnet-tsm-r18": ("tsm-r18", 64, 0.1, 112),
 }
 COSINE = {"name": "cosine", "final": 0.001, "warmup": 0}
 FINETUNING = {
@@ -52,7 +53,7 @@ def test_pretraining(name: str) -> None:
     assert (recipe.backbone.name, data.crop, train.batch) == (backbone, size, gpus * batch)
     assert recipe.optim.lr == pytest.approx(rate * gpus * batch / 64)
     assert (data.frames, data.resize, data.area, data.flip, data.fps, data.repeats) == (
-        16,
+        8 if backbone == "tsm-r18" else 16,
         None,
         (0.4, 1),
         0.5,
@@ -104,7 +105,7 @@ SMALL = ["backbone.base_width=2", "data.resize=[32,40]", "data.workers=0", "trai
 CLIPS = {"c3d-bn": (8, 24), "r21d-vcop": (8, 24), "resnet3d-hara-18": (16, 32), "s3dg-rsp": (8, 32)}
 
 
-@pytest.mark.parametrize("name", [name for name in PRETRAINING if name != "rspnet-resnet50"])
+@pytest.mark.parametrize("name", [name for name in PRETRAINING if name not in ("rspnet-resnet50", "rspnet-tsm-r18")])
 def test_pretraining_recipes_learn_and_resume(name: str, tmp_path: Path) -> None:
     frames, crop = CLIPS[PRETRAINING[name][0]]
     small = [*SMALL, f"data.frames={frames}", f"data.crop={crop}", "task.queue=8", "task.negatives=others"]
