@@ -97,6 +97,29 @@ def pyslowfast_shapes(name: str, *, fusion: int = 5, non_local: bool = False, cl
     return shapes | {"head.projection.weight": (classes, 2304), "head.projection.bias": (classes,)}
 
 
+def pytorchvideo_name(key: str, *, pool: bool = False, head: int = 5) -> str:
+    """PyTorchVideo's name of a tensor, the head being block `head`. `pool`: a block of its own pools pairs of frames
+    after the first stage."""
+    if key.startswith("head."):
+        return key.replace("head.projection", f"blocks.{head}.proj")
+    first, rest = key.split(".", 1)
+    stage = int(first[1])
+    block = f"blocks.{stage if pool and stage > 2 else stage - 1}"
+    if first.endswith("_fuse"):
+        rest = rest.replace("conv_f2s", "conv_fast_to_slow").replace("bn.", "norm.")
+        return f"{block}.multipathway_fusion.{rest}"
+    part, rest = rest.split(".", 1)
+    pathway, kind = part.removeprefix("pathway").split("_")
+    where = f"{block}.multipathway_blocks.{pathway}"
+    if kind == "stem":
+        return f"{where}.{rest.replace('bn.', 'norm.')}"
+    for letter in "abc":
+        rest = rest.replace(f"branch2.{letter}_bn.", f"branch2.norm_{letter}.")
+        rest = rest.replace(f"branch2.{letter}.", f"branch2.conv_{letter}.")
+    rest = rest.replace("branch1.", "branch1_conv.").replace("branch1_bn.", "branch1_norm.")
+    return f"{where}.res_blocks.{kind.removeprefix('res')}.{rest}"
+
+
 def bottleneck(state: State, block: str, x: Tensor, stride: int) -> Tensor:
     y = bn(state, f"{block}.branch2.a_bn", conv(state, f"{block}.branch2.a", x)).relu()
     y = bn(state, f"{block}.branch2.b_bn", conv(state, f"{block}.branch2.b", y, (1, stride, stride))).relu()

@@ -81,6 +81,26 @@ def test_two_pathways_of_pyslowfast(name, parameters):
     assert relative(features(conversion, size), expected) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "shapes", "blocks"),
+    [
+        ("slow-r50", literal.pyslowfast_shapes("slow-r50"), {"head": 5}),
+        ("i3d-r50", literal.pyslowfast_shapes("i3d-r50"), {"pool": True, "head": 6}),
+        ("slowfast-r50-8x8", literal.pyslowfast_shapes("slowfast", fusion=7), {"head": 6}),
+    ],
+)
+def test_pytorchvideos_names_are_known_too(name, shapes, blocks):
+    state = filled(shapes)
+    renamed = {literal.pytorchvideo_name(key, **blocks): value for key, value in state.items()}
+    if "slowfast" not in name:  # one pathway is no list of pathways
+        renamed = {key.replace("multipathway_blocks.0.", ""): value for key, value in renamed.items()}
+    assert len(renamed) == len(state) and not renamed.keys() & state.keys()
+    ours, theirs = (convert_state(it, "pyslowfast") for it in (state, renamed))
+    assert ours.backbone.id == theirs.backbone.id == name and theirs.left_out == {"classifier": 2}
+    expected, found = ours.backbone.state_dict(), theirs.backbone.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 def test_rspnets_slowfast_has_the_same_names():
     state = filled(literal.pyslowfast_shapes("slowfast", classes=101))
     conversion = convert_state({f"encoder.{key}": value for key, value in state.items()}, "rspnet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainer.models.base import BGR_255, GREY_45, IMAGENET, KINETICS_HARA, KINETICS_TV, InputConvention
@@ -121,8 +121,8 @@ _BOTTLENECK: Renames = (
     *((rf"\.branch2\.{letter}\.", f".conv{i}.") for i, letter in enumerate("abc", start=1)),
     *((rf"\.branch2\.{letter}_bn\.", f".bn{i}.") for i, letter in enumerate("abc", start=1)),
 )
-_PYSLOWFAST_ONE: Renames = (*_pathway(0, ""), *_BOTTLENECK)
-_PYSLOWFAST_TWO: Renames = (
+_ONE_PATHWAY: Renames = (*_pathway(0, ""), *_BOTTLENECK)
+_TWO_PATHWAYS: Renames = (
     *_pathway(0, "slow."),
     *_pathway(1, "fast."),
     *((rf"^s{i + 1}_fuse\.conv_f2s\.", f"laterals.{i}.conv.") for i in range(4)),
@@ -130,7 +130,7 @@ _PYSLOWFAST_TWO: Renames = (
     *_BOTTLENECK,
 )
 # A non-local block and the block before it are one entry of our stage.
-_PYSLOWFAST_NLN: Renames = tuple(
+_NON_LOCAL: Renames = tuple(
     rename
     for stage, blocks in NONLOCAL.items()
     for i in blocks
@@ -140,14 +140,31 @@ _PYSLOWFAST_NLN: Renames = tuple(
         (rf"^s{stage + 1}\.pathway0_nonlocal{i}\.conv_", f"slow.layer{stage}.{i}.1."),
     )
 )
+
+
+def _pytorchvideo(*blocks: int) -> Renames:
+    """From PyTorchVideo's names of the same networks to PySlowFast's; `blocks` are the numbers of the four stages."""
+    stages = {0: 1, **{block: i for i, block in enumerate(blocks, start=2)}}
+    return (
+        (r"^blocks\.(\d)\.multipathway_blocks\.(\d)\.", r"blocks.\1.pathway\2_"),
+        (r"^blocks\.(\d)\.multipathway_fusion\.conv_fast_to_slow\.", r"blocks.\1_fuse.conv_f2s."),
+        (r"^blocks\.(\d)\.multipathway_fusion\.", r"blocks.\1_fuse."),
+        (r"^blocks\.(\d)\.(?=conv\.|norm\.|res_blocks\.)", r"blocks.\1.pathway0_"),
+        (r"pathway(\d)_(conv|norm)\.", r"pathway\1_stem.\2."),
+        (r"pathway(\d)_res_blocks\.(\d+)\.", r"pathway\1_res\2."),
+        (r"\.branch1_conv\.", ".branch1."),
+        (r"\.branch2\.conv_([abc])\.", r".branch2.\1."),
+        (r"\.branch2\.norm_([abc])\.", r".branch2.\1_bn."),
+        (r"([._])norm\.", r"\1bn."),
+        *((rf"^blocks\.{block}(?=[._])", f"s{stage}") for block, stage in stages.items()),
+    )
+
+
 _SLOWFAST = (
-    Candidate(backbone="slowfast-r50-4x16", renames=_PYSLOWFAST_TWO),
-    Candidate(backbone="slowfast-r50-8x8", renames=_PYSLOWFAST_TWO),
-    Candidate(backbone="slowfast-nln-r50-4x16", renames=(*_PYSLOWFAST_NLN, *_PYSLOWFAST_TWO)),
-    Candidate(
-        backbone="slowfast-nln-r50-4x16",
-        options={"alpha": 4, "fusion": 7},
-        renames=(*_PYSLOWFAST_NLN, *_PYSLOWFAST_TWO),
+    *(Candidate(backbone=name, renames=_TWO_PATHWAYS) for name in ("slowfast-r50-4x16", "slowfast-r50-8x8")),
+    *(
+        Candidate(backbone="slowfast-nln-r50-4x16", options=options, renames=(*_NON_LOCAL, *_TWO_PATHWAYS))
+        for options in ({}, {"alpha": 4, "fusion": 7})
     ),
 )
 _CLASSIFIER = {"classifier": r"^(linear|fc)\."}
@@ -255,10 +272,13 @@ SOURCES: dict[str, Source] = {
     ),
     "pyslowfast": Source(
         convention=GREY_45,
-        left_out={"classifier": r"^head\.projection\."},
+        left_out={"classifier": r"^(head\.projection|blocks\.[56]\.proj)\."},
         candidates=(
-            *(Candidate(backbone=name, renames=_PYSLOWFAST_ONE) for name in ("slow-r50", "i3d-r50", "c2d-r50")),
-            *_SLOWFAST,
+            Candidate(backbone="slow-r50", renames=(*_pytorchvideo(1, 2, 3, 4), *_ONE_PATHWAY)),
+            # Pooling of pairs of frames is a block there.
+            Candidate(backbone="i3d-r50", renames=(*_pytorchvideo(1, 3, 4, 5), *_ONE_PATHWAY)),
+            Candidate(backbone="c2d-r50", renames=(*_pytorchvideo(1, 3, 4, 5), *_ONE_PATHWAY)),
+            *(replace(it, renames=(*_pytorchvideo(1, 2, 3, 4), *it.renames)) for it in _SLOWFAST),
         ),
     ),
 }
