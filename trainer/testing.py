@@ -99,6 +99,7 @@ def learn_by_heart(recipe: Recipe, data: Path, *, steps: int, lr: float = 3e-3) 
         batch = next(loader.batches(0, 1))
     optimizer = torch.optim.Adam((p for p in task.parameters() if p.requires_grad), lr=lr)
     rows: list[dict[str, float]] = []
+    task.begin()
     for step in range(steps):
         scalars = task(replace(batch, step=step))
         optimizer.zero_grad()

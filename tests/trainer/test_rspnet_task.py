@@ -172,7 +172,7 @@ def test_both_networks_begin_with_the_weights_that_the_backbone_was_given():
     task = rspnet()
     for p in task.backbone.parameters():
         p.data += 0.1
-    task(batch_of(task, step=0))
+    task.begin()
     for p, q in zip(task.key_backbone.parameters(), task.backbone.parameters(), strict=True):
         assert torch.equal(p, q)
 

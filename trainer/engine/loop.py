@@ -74,7 +74,9 @@ class Trainer:
         self._device = parts.ranks.device
         self._optimizer = build_optimizer(parts.task, parts.recipe.optim, fused=self._config.fused)
         self.skips = Skips(parts.skip_nan, () if start is None else start.info.get("skipped", ()))
-        if start is not None:
+        if start is None:
+            self._task.begin()
+        else:
             self._restore(start)
         self._saved = self.step
         if self._config.compile:

@@ -118,6 +118,11 @@ class Joint(Task):
         assert total is not None
         return {"loss": total, **scalars}
 
+    def begin(self) -> None:
+        """Every task's own."""
+        for _, task in self._members():
+            task.begin()
+
     def before_step(self, step: int) -> None:
         """Every task's own."""
         for _, task in self._members():
@@ -132,6 +137,7 @@ class Joint(Task):
         """Every task's own; errors as theirs."""
         for _, task in self._members():
             task.prepare(dataset, samples)
+        self.notes = tuple(f"{label}: {note}" for label, task in self._members() for note in task.notes)
 
     def check_labels(self, labels: npt.NDArray[np.integer]) -> None:
         """Every task's own; errors as theirs."""

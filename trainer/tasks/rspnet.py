@@ -129,11 +129,14 @@ class Rspnet(Task):
         self._shuffles = int(torch.randint(2**31, ()))  # the same on every process, whose generators are seeded alike
         self._new: tuple[Tensor, Tensor] | None = None
 
+    def begin(self) -> None:
+        """Both networks begin alike, also where the backbone got its weights after this task was made."""
+        copy_over(self.key_backbone, self.backbone)
+        copy_over(self.key_heads, self.heads)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses and accuracies of the three clips of each video."""
         self.queue.check(len(batch) * world())
-        if self.training and batch.step == 0:
-            self._start()
         clips_BVCTHW = augment(batch, self.backbone.convention)
         queries = self._embed(clips_BVCTHW[:, _Q])
         with torch.no_grad():
@@ -153,11 +156,6 @@ class Rspnet(Task):
         if self._new is not None:
             self.queue.push(*self._new)
             self._new = None
-
-    def _start(self) -> None:
-        """Both networks begin alike, also where the backbone got its weights after this task was made."""
-        copy_over(self.key_backbone, self.backbone)
-        copy_over(self.key_heads, self.heads)
 
     def _embed(self, clips_NCTHW: Tensor) -> Tensor:
         """(N,2,D) embeddings of length 1 of queries."""

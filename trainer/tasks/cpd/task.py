@@ -23,7 +23,7 @@ from trainer.tasks.cpd.captions import TABLE, check_captions, read_captions
 from trainer.tasks.cpd.losses import info_nce, nce, normaliser, scores, update_bank
 from trainer.tasks.cpd.text import build_text
 from trainer.tasks.losses import gather_ranks
-from trainer.tasks.momentum import Queue
+from trainer.tasks.momentum import Queue, rank
 
 if TYPE_CHECKING:
     from shards.dataset import Dataset
@@ -160,8 +160,9 @@ class Cpd(Task):
         video_BD = self._unit(self.video_head(self.backbone(clips_BCTHW).pooled))
         text_BD, idle = self._texts(self._rows(batch))
         with torch.no_grad():
-            nearest = (video_BD @ text_BD.T).argmax(1)
-            accuracy = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
+            nearest = (video_BD @ gather_ranks(text_BD).T).argmax(1)
+            own = rank() * len(nearest) + torch.arange(len(nearest), device=nearest.device)
+            accuracy = (nearest == own).float().mean()
         if self.options.loss == "infonce" or not self.training:
             found = self._in_batch(video_BD, text_BD, batch.sample)
         else:
