@@ -69,8 +69,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def begin(self) -> None:
-        """Called once before step 0, on the device, when the backbone has the weights that the run starts from; not when a
-        run goes on."""
+        """Called once before step 0, on the device, when the backbone has the weights that the run starts from; not
+        when a run goes on."""
 
     def before_step(self, step: int) -> None:
         """Called between the backward pass of step number `step` and the optimiser: gradients to be dropped."""
