@@ -21,6 +21,8 @@ def one_line(caption: str) -> str:
 
     Characters that UTF-8 cannot hold (lone surrogates, from JSON escapes) become question marks.
     """
+    if caption.isprintable() and caption == caption.strip():  # as nearly all are: neither line breaks nor surrogates
+        return caption
     joined = " ".join(part for line in caption.splitlines() if (part := line.strip()))
     return joined.encode("utf-8", "replace").decode()
 

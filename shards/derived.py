@@ -60,8 +60,7 @@ class _Captions:
 
     def sha256(self, shard: int) -> str:
         first, count = int(self._shards[shard]["first"]), int(self._shards[shard]["samples"])
-        rows = map(self._table.row, range(first, first + count))
-        return captions.sha256((row.key, row.captions) for row in rows)
+        return captions.sha256(self._table.captioned(first, count))
 
     def tar_digests(self) -> list[bytes]:
         return [bytes.fromhex(self.sha256(shard))[:_DIGEST] for shard in range(len(self._shards))]

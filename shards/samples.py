@@ -207,6 +207,22 @@ class SampleTable:
     def captions(self, i: int) -> tuple[str, ...]:
         return self.row(i).captions
 
+    def captioned(self, first: int, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Key and captions of samples in a row, without looking at the rest of their lines."""
+        for i, line in enumerate(self._lines_of(first, count), first):
+            try:
+                fields = json.loads(line)
+                yield fields["key"], texts.of(fields.get("caption"))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise self._damaged(i, error) from error
+
+    def _lines_of(self, first: int, count: int) -> list[bytes]:
+        if not count:
+            return []
+        records = self.records[first : first + count]
+        start, end = int(records[0]["line"]), int(records[-1]["line"]) + int(records[-1]["line_size"])
+        return self._lines[start:end].tobytes().split(b"\n")[:count]
+
     def rows(self) -> Iterator[SampleRow]:
         """All rows in order."""
         for i in range(len(self)):
@@ -216,7 +232,10 @@ class SampleTable:
         try:
             return SampleRow.of(json.loads(line))
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{self._where}.jsonl:{i + 1} is not a sample's line ({error}); {_REPAIR}") from error
+            raise self._damaged(i, error) from error
+
+    def _damaged(self, i: int, error: Exception) -> DataError:
+        return DataError(f"{self._where}.jsonl:{i + 1} is not a sample's line ({error}); {_REPAIR}")
 
 
 _REPAIR = "remove dataset.json and run the same vidprep pack command again, then vidprep annotate if it was used"
