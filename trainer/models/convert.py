@@ -166,7 +166,9 @@ def _remedy(state: Mapping[str, Tensor], source: str) -> str:
         if name != source and _differences(found, *_nearest(found, origin)) == 0:
             fitting.append(name)
     if fitting:
-        return f"It fits --from {' or --from '.join(fitting)}; the one that it is from decides which pixels it gets."
+        return (
+            f"It fits --from {' or --from '.join(fitting)}. Name the code it comes from: that decides about its pixels"
+        )
     return f"Is it a checkpoint of {source}, whole? vidprep convert --from takes: {', '.join(SOURCES)}"
 
 

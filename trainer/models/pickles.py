@@ -107,11 +107,13 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(safe):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = _first_line(str(error).partition("WeightsUnpickler error:")[2]) or _first_line(str(error))
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        why = "is damaged, or holds more than tensors and numbers"
+        if wanted is not None:
+            why = f"holds more than tensors and numbers: it asks for {wanted[1]}"
         raise UserError(
-            f"{path} is damaged or holds more than tensors and numbers, and nothing that a file brings along is run: "
-            f"{named}. If you trust whoever made it, load it where its code is installed and save its state dict "
-            "alone: torch.save(checkpoint['state_dict'], NEW)"
+            f"{path} {why}; nothing that a file brings along is run. If you trust whoever made it, load it where its "
+            "code is installed and save its state dict alone: torch.save(checkpoint['state_dict'], NEW)"
         ) from error
     except _DAMAGED as error:
         why = _first_line(str(error)) or type(error).__name__
