@@ -62,7 +62,7 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ONNX), reason="an extra: pip install 'vidprep[export]'"
 )
 SLOW = (
-    *("c3d-bn", "c3d-mas", "r21d-vcop", "mc3-18", "s3dg-pace", "s3dg-rsp", "s3d-coclr"),
+    *("c3d-bn", "c3d-mas", "r21d-vcop", "mc3-18", "s3dg-pace"),
     *("resnet3d-hara-10", "r2d3d50", "tsm-r18", "i3d-r50", "slowfast-nln-r50-4x16", "mfnet"),
 )
 
