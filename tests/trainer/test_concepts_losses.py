@@ -1,5 +1,6 @@
 """The losses of static and dynamic concepts: the reference's values, slow literal versions, and where gradients end."""
 
+import itertools
 import json
 import math
 
@@ -12,7 +13,7 @@ from tests.trainer.reference_networks import filled
 from tests.trainer.test_concepts_task import batch_of, literal_loss
 from tests.trainer.test_concepts_task import concepts as small_task
 from trainer.tasks.concepts import losses
-from trainer.tasks.concepts.heads import FRAME, RESIDUAL, RGB, ConceptHeads
+from trainer.tasks.concepts.heads import FRAME, RESIDUAL, RGB, ConceptHeads, LocalAggregation
 
 C = 20
 STATIC, DYNAMIC = slice(0, C), slice(C, 2 * C)
@@ -222,6 +223,45 @@ def test_local_contrast_of_equal_vectors_has_a_finite_gradient():
     loss = losses.local_contrast(local, local, active, terms=2 * active.sum() + 1, first=0, margin=1.4)
     (gradient,) = torch.autograd.grad(loss, raw)
     assert loss.isfinite() and gradient.isfinite().all()
+
+
+def test_local_aggregation_against_a_loop():
+    """reference/concepts.md section 5: concepts share out each place among them, then average places by their shares."""
+    torch.manual_seed(0)
+    lit = LocalAggregation(6).double()
+    for part in lit.parameters():
+        torch.nn.init.normal_(part, std=0.5)
+    maps, templates = random(2, 6, 2, 2, 3).requires_grad_(), random(4, 6, seed=1).requires_grad_()
+
+    def norm(x, layer):
+        return (x - x.mean()) / torch.sqrt(x.var(correction=0) + layer.eps) * layer.weight + layer.bias
+
+    rows = []
+    for n in range(2):
+        places = [
+            norm(maps[n, :, t, y, x], lit.norm_inputs) for t, y, x in itertools.product(range(2), range(2), range(3))
+        ]
+        queries = [lit.project_q.weight @ norm(t, lit.norm_templates) / 6**0.5 for t in templates]
+        shares = []
+        for place in places:
+            near = torch.stack([torch.exp(q @ (lit.project_k.weight @ place)) for q in queries])
+            shares.append(near / near.sum() + 1e-8)
+        for c, template in enumerate(templates):
+            total = sum(share[c] for share in shares)
+            made = template + sum(
+                s[c] / total * (lit.project_v.weight @ p) for s, p in zip(shares, places, strict=True)
+            )
+            made = made + lit.mlp(norm(made, lit.norm_mlp))
+            rows.append(made / made.norm())
+    expected = torch.stack(rows).view(2, 4, 6)
+    made = lit(maps, templates)
+    torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-5)
+    # Nothing is detached: concepts learn from what they gather, too.
+    gradients = [
+        torch.autograd.grad((it.double() ** 3).sum(), (maps, templates), retain_graph=True) for it in (made, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def literal_sinkhorn(scores):
