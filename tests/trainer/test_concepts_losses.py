@@ -226,7 +226,7 @@ def test_local_contrast_of_equal_vectors_has_a_finite_gradient():
 
 
 def test_local_aggregation_against_a_loop():
-    """reference/concepts.md section 5: concepts share out each place among them, then average places by their shares."""
+    """reference/concepts.md section 6.5: concepts share out each place, then average places by their shares."""
     torch.manual_seed(0)
     lit = LocalAggregation(6).double()
     for part in lit.parameters():
@@ -236,11 +236,9 @@ def test_local_aggregation_against_a_loop():
     def norm(x, layer):
         return (x - x.mean()) / torch.sqrt(x.var(correction=0) + layer.eps) * layer.weight + layer.bias
 
-    rows = []
+    rows, where = [], list(itertools.product(range(2), range(2), range(3)))
     for n in range(2):
-        places = [
-            norm(maps[n, :, t, y, x], lit.norm_inputs) for t, y, x in itertools.product(range(2), range(2), range(3))
-        ]
+        places = [norm(maps[n, :, t, y, x], lit.norm_inputs) for t, y, x in where]
         queries = [lit.project_q.weight @ norm(t, lit.norm_templates) / 6**0.5 for t in templates]
         shares = []
         for place in places:
