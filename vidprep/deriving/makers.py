@@ -151,8 +151,8 @@ def read_column_plan(storage: Storage, column: str) -> ColumnPlan:
     except MissingError as error:
         raise UserError(
             f"column {column} of {storage.url} is not planned; vidprep plan MANIFEST {storage.url} --columns "
-            f"rgb,flow,statistics,text plans columns before there are shards, vidprep flow {storage.url} --plan-only "
-            "(or labels, or text) afterwards"
+            f"rgb,flow,statistics,text plans columns before there are shards, vidprep flow {storage.url} --plan-only, "
+            f"vidprep labels {storage.url} --plan-only or vidprep text {storage.url} --plan-only afterwards"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
