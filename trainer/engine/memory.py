@@ -5,31 +5,33 @@ number of videos of one GPU and the precision a GPU has, after every curriculum 
 the operation that makes it to the moment it is freed, whether autograd saved it for the backward pass or an operation
 needs it for itself. The largest sum, with the optimiser's state and a second batch on its way, is the estimate.
 
-Not counted: what a CUDA context takes (about 0.5 GB), workspaces of cuDNN, rounding and gaps of torch's allocator,
-changes of colour (which are over before activations are kept), all-gathers among GPUs, and what torch.compile saves.
+Several GPUs are one process of torch's fake process group, so that what a task gathers from the others takes its place.
 Text encoders of transformers are built from their configuration.
+
+Not counted: what a CUDA context takes (about 0.5 GB), workspaces of cuDNN, rounding and gaps of torch's allocator,
+changes of colour (which are over before activations are kept), and what torch.compile saves.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shards.errors import UserError
 from shards.rng import rng_for
 from shards.spec import ClipSpec, VideoFacts
 from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd, load_recipe
 from trainer.data.batch import Batch
+from trainer.engine.storages import HalfPools, Live, Storages, empty_tensors
 from trainer.models import build_backbone
 from trainer.tasks import Task, build_task
 from trainer.tasks.cpd import Cpd
@@ -53,6 +55,7 @@ class Memory:
         weights: what is learnt.
         kept: what is not: key networks, banks, queues, running statistics.
         optimizer: its state.
+        exchange: buffers in which several GPUs add up their gradients.
         clips: two batches, of which the second is on its way.
         step: activations, gradients and what operations need for themselves.
         saved: of `step`, what the forward pass saves for the backward pass.
@@ -65,13 +68,14 @@ class Memory:
     weights: int
     kept: int
     optimizer: int
+    exchange: int
     clips: int
     step: int
     saved: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.kept + self.optimizer + self.clips + self.step
+        return self.weights + self.kept + self.optimizer + self.exchange + self.clips + self.step
 
     def tree(self) -> dict[str, Any]:
         """As plain values."""
@@ -87,6 +91,7 @@ class Memory:
             (self.weights, "weights"),
             (self.kept, "key networks, banks, queues, running statistics"),
             (self.optimizer, "state of the optimiser"),
+            (self.exchange, "buffers for the exchange of gradients"),
             (self.clips, "clips, of this step and the next"),
             (self.step, f"activations ({self.precision}), gradients and temporaries at their peak; of these"),
             (self.saved, "saved by the forward pass"),
@@ -113,38 +118,55 @@ def estimate_memory(
     half = recipe.train.precision != "float32"
     samples = samples or recipe.about.samples or _SAMPLES
     with torch.random.fork_rng(devices=[]):
-        task = _task(load_recipe(recipe, ["data.jitter=null"]))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _empty(task)
+        task = build(load_recipe(recipe, ["data.jitter=null"]))
+    with _processes(gpus), FakeTensorMode(allow_non_fake_inputs=True):
+        empty_tensors(task)
         for part in task.modules():
             if isinstance(part, Cpd):
-                _prepare(part, samples)
+                prepare(part, samples)
         clips = batches_of(task.specs, batch // gpus)
         found = measure(task, clips, half=half)
+    learnt = found.pop("learnt")
     return Memory(
         batch=batch,
         gpus=gpus,
         samples=samples if any(isinstance(part, Cpd) for part in task.modules()) else None,
         precision="bf16" if half else "float32",
-        optimizer=_states(recipe.optim) * found.pop("learnt"),
+        optimizer=_states(recipe.optim) * learnt,
+        exchange=learnt if gpus > 1 else 0,
         clips=2 * sum(tensor.nbytes for tensor in clips.tensors()),
         **found,
     )
 
 
+@contextmanager
+def _processes(count: int) -> Iterator[None]:
+    """Be the first of so many processes; the others are not there, and collectives give tensors of their shapes."""
+    if count == 1:
+        yield
+        return
+    if dist.is_initialized():
+        raise UserError("memory of several GPUs is estimated by one process alone: run this outside of torchrun")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def measure(task: Task, batch: Batch, *, half: bool) -> dict[str, int]:
     """Bytes of a task in one forward and backward pass: `weights`, `learnt` (of them, those with a gradient), `kept`,
-    `step` and `saved`, as `Memory` has them. To be called within FakeTensorMode."""
+    `step` and `saved`, as `Memory` has them. Within FakeTensorMode nothing is computed."""
     learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
     kept = [*(p for p in task.parameters() if not p.requires_grad), *task.buffers()]
-    live, outside = _Live(), _Storages()
+    outside = Storages()
     outside.add([*learnt, *kept, *batch.tensors()])
-    live.ignore(outside)
-    saved = _Storages(but=outside)
+    live, saved = Live(but=outside), Storages(but=outside)
     hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor)
     with live:
-        with hooks, _HalfPools(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with hooks, HalfPools(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = task(batch)["loss"]
+        saved.release()
         loss.backward()
     return {
         "weights": sum(p.nbytes for p in learnt),
@@ -184,7 +206,7 @@ def _batch(spec: ClipSpec, videos: int) -> Batch:
     )
 
 
-def _task(recipe: Recipe) -> Task:
+def build(recipe: Recipe) -> Task:
     """The recipe's task on the CPU; text encoders of transformers are not loaded but made of their configuration."""
     options = recipe.task.options
     task = build_task(
@@ -212,20 +234,7 @@ def _put_texts(task: nn.Module, options: Mapping[str, Any]) -> None:
         task.text_head[0] = nn.Linear(task.text.width, task.options.hidden)
 
 
-def _empty(task: nn.Module, *, device: str = "cpu") -> None:
-    """Put tensors without contents in the place of all parameters and buffers."""
-    made: dict[Tensor, Tensor] = {}
-    for module in task.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor not in made:
-                    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-                    learnt = isinstance(tensor, nn.Parameter)
-                    made[tensor] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if learnt else fake
-                tensors[name] = None if tensor is None else made[tensor]  # type: ignore[assignment]
-
-
-def _prepare(task: Cpd, samples: int) -> None:
+def prepare(task: Cpd, samples: int) -> None:
     """What `Cpd.prepare` does with so many captions of full length."""
     options = task.options
     length = options.most_tokens
@@ -256,79 +265,6 @@ class _OfConfig(HubText):
                 "folder, or estimate with --set task.text=builtin"
             ) from error
         self.width = int(self.model.config.hidden_size)
-
-
-class _Storages:
-    """Storages and their bytes, each counted once."""
-
-    def __init__(self, *, but: _Storages | None = None) -> None:
-        self._but = but
-        self._held: dict[int, Any] = {}  # held, so that no other storage gets the number
-        self.bytes = 0
-
-    def add(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            number = storage._cdata
-            if number not in self._held and not (self._but is not None and number in self._but):
-                self._held[number] = storage
-                self.bytes += storage.nbytes()
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        self.add([tensor])
-        return tensor
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._held
-
-
-class _HalfPools(TorchFunctionMode):
-    """Keeps autocast on the CPU from pooling in float32, which autocast on a GPU does not do."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if "_pool" not in getattr(func, "__name__", ""):
-            return func(*args, **(kwargs or {}))
-        with torch.autocast("cpu", enabled=False):
-            return func(*args, **(kwargs or {}))
-
-
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Counts the bytes of storages that operations make, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.now = self.peak = 0
-        self._sizes: dict[int, int] = {}
-        self._ignored: _Storages | None = None
-
-    def ignore(self, storages: _Storages) -> None:
-        self._ignored = storages
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return 0  # a number that the host asks for: without contents any will do
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._count(leaf)
-        return out
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        number = storage._cdata
-        if number in self._sizes or (self._ignored is not None and number in self._ignored):
-            return
-        size = self._sizes[number] = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, number)
-
-    def _free(self, number: int) -> None:
-        self.now -= self._sizes.pop(number)
 
 
 def _states(config: OptimConfig) -> int:
