@@ -131,7 +131,7 @@ def test_the_commands_parse_and_make_what_the_task_reads(name: str) -> None:
         elif command == "annotate":
             made.add(CAPTIONS)
         else:
-            raise AssertionError(f"{line} makes nothing")
+            assert command == "index", f"{line} makes nothing"
         if command == "labels":
             part = recipe.task.options.get("tasks", {}).get("statistics", {}).get("data", {})
             data = load_recipe(recipe, [f"data.{key}={json.dumps(value)}" for key, value in part.items()]).data
