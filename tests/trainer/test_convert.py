@@ -232,6 +232,8 @@ def test_both_forms_of_pytorch_files_are_read(zipped, tmp_path):
     for key, value in load_weights(tmp_path / "w").state_dict().items():
         assert torch.equal(conversion.backbone.state_dict()[key], value)
     assert torch.equal(load_weights(tmp_path / "w").stem.conv.weight, state["conv1.temporal_spatial_conv.weight"])
+    with pytest.raises(UserError, match="is the checkpoint itself, which is not overwritten"):
+        convert(tmp_path / "c.pth.tar", "pace", tmp_path / "c.pth.tar")
 
 
 def test_other_files_are_refused(tmp_path):

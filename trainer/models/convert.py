@@ -78,6 +78,8 @@ def convert(
             shape, in a table that compares with the backbone that comes nearest.
         StorageError: a file cannot be read or written.
     """
+    if Path(output).resolve() == Path(checkpoint).resolve():
+        raise UserError(f"{output} is the checkpoint itself, which is not overwritten; write to another file")
     conversion = convert_state(read_state(Path(checkpoint)), source, what=str(checkpoint), convention=convention)
     save_weights(output, conversion.backbone)
     return conversion
