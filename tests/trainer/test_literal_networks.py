@@ -40,8 +40,8 @@ def count(shapes):
     ("name", "parameters"),
     [
         ("slow-r50", 32_454_096),
-        ("i3d-r50", 27_223_872 + 819_600),
-        ("c2d-r50", 23_508_032 + 819_600),
+        pytest.param("i3d-r50", 27_223_872 + 819_600, marks=pytest.mark.slow),
+        pytest.param("c2d-r50", 23_508_032 + 819_600, marks=pytest.mark.slow),
     ],
 )
 def test_one_pathway_of_pyslowfast(name, parameters):
@@ -61,7 +61,7 @@ def test_one_pathway_of_pyslowfast(name, parameters):
     ("name", "parameters"),
     [
         ("slowfast-r50-4x16", 34_480_216),
-        ("slowfast-r50-8x8", 34_566_488),
+        pytest.param("slowfast-r50-8x8", 34_566_488, marks=pytest.mark.slow),
         ("slowfast-nln-r50-4x16", 41_838_680),
     ],
 )
@@ -147,7 +147,7 @@ def shift_before(count):
     return hook
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_tsm_is_torchvisions_2d_network_with_shifts(name):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)(weights=None).eval()

@@ -194,7 +194,10 @@ def test_every_source_is_here():
     assert list(PUBLISHED) == list(SOURCES)
 
 
-@pytest.mark.parametrize("source", PUBLISHED)
+FAST = ("pace", "rspnet", "cpd", "torchvision")
+
+
+@pytest.mark.parametrize("source", [pytest.param(it, marks=[] if it in FAST else pytest.mark.slow) for it in PUBLISHED])
 def test_converted_weights_are_evaluated_with_the_original_features(source, url, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     published = PUBLISHED[source]()
