@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cli.main import root
 from tests.commands import parse_command
 from tests.conftest import ROOT
 from trainer.config import load_recipe
+from trainer.recipes.about import About
 from trainer.recipes.files import recipe_names
 
 PAGES = ("docs/from-the-references.md", "docs/recipes.md")
@@ -74,3 +76,57 @@ def test_tables_have_equal_rows(page: str) -> None:
         cells = len(re.split(r"(?<!\\)\|", line))
         assert width in (None, cells), f"{page}:{number} has {cells - 2} cells"
         width = cells
+
+
+# Section of the specification that lists the options → heading of our page.
+OPTIONS = {
+    "pace": ("10", "Pace"),
+    "statistics": ("11", "Statistics"),
+    "rspnet": ("11", "RSPNet"),
+    "cpd": ("11", "CPD"),
+    "concepts": ("10", "Static and dynamic concepts"),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_flag_of_a_reference_is_mapped(name: str, research_data: Path) -> None:
+    number, heading = OPTIONS[name]
+    text = (research_data / "reference" / f"{name}.md").read_text(encoding="utf-8")
+    section = re.split(r"^## ", text, flags=re.MULTILINE)[int(number)]
+    assert section.startswith(f"{number}. ")
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", " ".join(re.findall(r"`([^`]+)`", section))))
+    page = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    ours = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    missing = sorted(flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", ours))
+    assert flags and missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_keys_that_are_named_exist(page: str) -> None:
+    """`data.crop`, `task.queue` and so on, `task` being one of our tasks."""
+    from trainer import config
+    from trainer.models import BACKBONES
+    from trainer.tasks import TASKS
+
+    known = {
+        "data": set(config.DataConfig.model_fields),
+        "data.jitter": set(config.JitterConfig.model_fields),
+        "train": set(config.TrainConfig.model_fields),
+        "optim": {key for kind in (config.Sgd, config.Adam, config.AdamW) for key in kind.model_fields},
+        "schedule": {
+            key
+            for kind in (config.Constant, config.StepSchedule, config.Milestones, config.Cosine)
+            for key in kind.model_fields
+        },
+        "task": {"name", *(key for task in TASKS.values() for key in task.Options.model_fields)},
+        "backbone": {"name", *(key for build in BACKBONES.values() for key in inspect.signature(build).parameters)},
+        "about": set(About.model_fields),
+    }
+    text = (ROOT / page).read_text(encoding="utf-8")
+    spans = " ".join(re.findall(r"`([^`]+)`", text))
+    named = re.findall(
+        r"(?<![\w./-])(data\.jitter|data|train|optim|schedule|task|backbone|about)\.(?!(?:py|txt|pt)\b)(\w+)", spans
+    )
+    unknown = sorted({f"{part}.{key}" for part, key in named if key not in known[part]})
+    assert named and unknown == []
