@@ -121,6 +121,16 @@ def test_one_of_several_captions_is_drawn_by_seed_epoch_and_sample(url):
     assert torch.equal(task._rows(batch), task.first[batch.sample])
 
 
+def test_captions_go_where_the_task_goes_and_are_sent_nowhere(url):
+    """Several processes send all buffers from the first to the others at every step."""
+    task = prepared(open_dataset(url))
+    held = {"ids", "mask", "first", "count", "place"}
+    assert not held & {name for name, _ in task.named_buffers()} and not held & set(task.state_dict())
+    assert {getattr(task, name).device.type for name in held} == {"cpu"}
+    task.to("meta")
+    assert {getattr(task, name).device.type for name in held} == {"meta"} and task.ids.dtype == torch.int32
+
+
 def test_draws_of_captions_are_those_of_the_batch(url):
     data = open_dataset(url)
     task = prepared(data)

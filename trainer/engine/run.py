@@ -234,9 +234,8 @@ class _Start:
         where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}{failed}"
         message = f"{parts.recipe.name} on {describe_device(parts.ranks.device)}{processes}: {where} -> {parts.run}"
         self.notify({"event": "start", "total": total, "done": trainer.step, "run": str(parts.run), "message": message})
-        for task in (module for module in parts.task.modules() if isinstance(module, Task)):
-            for note in task.notes:
-                self.notify({"event": "note", "message": note})
+        for note in parts.task.notes:
+            self.notify({"event": "note", "message": note})
         if self.resume:
             since = f"; changed: {', '.join(changed)}" if changed else ""
             at = f"going on at step {trainer.step} of {total}{since}" if trainer.step else "no checkpoint yet: step 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from shards.order import IntArray
     from trainer.data.batch import Batch
 
+_OF_CAPTIONS = ("ids", "mask", "first", "count", "place")
 _ROUNDING = 1e-9  # of step / steps per epoch
 
 
@@ -71,6 +73,11 @@ class CpdOptions(Strict):
 class Cpd(Task):
     """A video head and a text head into one sphere, and the loss of `options.loss`.
 
+    Attributes:
+        ids, mask: (C,L) all captions of the data set, one after the other, as `trainer.tasks.cpd.text.Tokens` has them.
+        first, count: (N,) the first of each sample's captions, and how many it has.
+        place: (N,) each sample's entry in the banks, −1 without.
+
     Logs "accuracy" (of the batch's videos, those whose own caption is nearest in the batch) and the parts of the loss.
     Held-out samples have no entry in the banks: in evaluation mode the loss is InfoNCE within the batch.
     Of several captions of a sample one is drawn each time it is shown, by seed, epoch, sample and repeat; in evaluation
@@ -107,8 +114,6 @@ class Cpd(Task):
             nn.Linear(options.hidden, options.embedding),
         )
         self.lr_scales = {"text.": options.text_lr_scale}
-        for name in ("first", "count"):  # of each sample's captions among all, once `prepare` has seen them
-            self.register_buffer(name, torch.zeros(1, dtype=torch.int64), persistent=False)
         self.register_buffer("constants", torch.zeros(2))  # Z of the video and the text side; 0: not set yet
         self.queues = nn.ModuleList(Queue(options.queue, options.embedding) for _ in range(2 if options.queue else 0))
         self._draws = int(torch.randint(2**31, ()))  # the same on every process, whose generators are seeded alike
@@ -128,20 +133,25 @@ class Cpd(Task):
         if self.options.attend_all:  # what is attended to must not depend on the other captions
             tokens = tokens.padded(self.options.most_tokens)
         count = np.array([len(of_one) for of_one in captions], np.int64)
-        self.register_buffer("ids", tokens.ids, persistent=False)
-        self.register_buffer("mask", tokens.mask, persistent=False)
-        self.register_buffer("first", torch.from_numpy(np.cumsum(count) - count), persistent=False)
-        self.register_buffer("count", torch.from_numpy(count), persistent=False)
+        self.ids, self.mask = tokens.ids, tokens.mask
+        self.first, self.count = torch.from_numpy(np.cumsum(count) - count), torch.from_numpy(count)
         self._tell(np.repeat(np.isin(np.arange(len(captions)), samples), count), tokens.cut.numpy())
-        place = torch.full((len(captions),), -1)
-        place[torch.from_numpy(samples)] = torch.arange(len(samples))
-        self.register_buffer("place", place, persistent=False)
+        self.place = torch.full((len(captions),), -1)
+        self.place[torch.from_numpy(samples)] = torch.arange(len(samples))
         if self.options.loss == "nce":
             # Parameters that are never learnt: unlike buffers they are not sent from process to process at every step.
             bound = (self.options.embedding / 3) ** -0.5
             for name in ("video_bank", "text_bank"):
                 bank = (2 * torch.rand(len(samples), self.options.embedding) - 1) * bound
                 self.register_parameter(name, nn.Parameter(bank, requires_grad=False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Cpd:
+        """Captions go where the task goes. They are no buffers: processes send each other all buffers at every step."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in _OF_CAPTIONS:
+            if name in vars(self):
+                setattr(self, name, fn(getattr(self, name)))
+        return self
 
     def _tell(self, trained: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> None:
         """Note how many captions lose their end."""
