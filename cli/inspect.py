@@ -38,6 +38,7 @@ def info(dest: str, as_json: bool) -> None:
         ("length", f"{summary.hours:.2f} hours"),
         ("frame size", f"{' '.join(summary.asked_size).replace('_', ' ')} {asked}"),
         ("groups", f"{summary.groups:,}"),
+        ("with captions", f"{summary.captioned:,}"),
         ("bad videos", f"{summary.bad:,}"),
         ("with warnings", f"{summary.warned:,}"),
     ]

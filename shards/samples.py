@@ -207,6 +207,11 @@ class SampleTable:
     def captions(self, i: int) -> tuple[str, ...]:
         return self.row(i).captions
 
+    @property
+    def with_caption(self) -> int:
+        """How many samples have a caption, from the bytes of the table alone."""
+        return self._lines.tobytes().count(b', "caption": ')  # within a text the quotes would be escaped
+
     def captioned(self, first: int, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Key and captions of samples in a row, without looking at the rest of their lines."""
         for i, line in enumerate(self._lines_of(first, count), first):
@@ -332,6 +337,10 @@ def annotate(url: str | Path, file: Path, *, classes: Sequence[str] | None = Non
     listed = read_caption_file(file)
     unknown: tuple[str, ...] = ()
     if listed is None:
+        if key != "{}":
+            raise UserError(
+                f"--key {key} is for published files of captions; the lines of {file} have keys of their own"
+            )
         changes = read_changes(file)
     else:
         changes, unknown = _by_key(listed, present, file, key, storage)

@@ -49,6 +49,7 @@ class Summary:
 
     Attributes:
         samples, frames, shards, groups: counts; hours: of video.
+        captioned: samples with a caption.
         classes: samples of every class, in the order of class indices; unlabelled: samples without label.
         splits: samples of every split.
         asked_size: frame size as packed; sizes: samples of every stored "HxW", most frequent first.
@@ -64,6 +65,7 @@ class Summary:
     frames: int
     shards: int
     groups: int
+    captioned: int
     hours: float
     classes: Mapping[str, int]
     unlabelled: int
@@ -106,6 +108,7 @@ def summarize(url: str | Path) -> Summary:
         frames=int(frames.sum()),
         shards=meta.shards,
         groups=len(np.unique(groups[groups >= 0])),
+        captioned=dataset.table.with_caption,
         hours=float((frames / rates).sum()) / 3600,
         classes={name: int((labels == i).sum()) for i, name in enumerate(meta.classes)},
         unlabelled=int((labels < 0).sum()),

@@ -12,6 +12,7 @@ from shards.caption_files import find_keys, read_caption_file
 from shards.dataset import open_dataset
 from shards.errors import StorageError, UserError
 from shards.samples import annotate
+from shards.summary import summarize
 from tests.tiny import build_dataset
 from vidprep.derive import add_text
 
@@ -187,6 +188,11 @@ def test_our_own_forms_take_several_captions_too(tmp_path):
     assert line["caption"] == ["a", "b"]
     annotate(dest, written(tmp_path / "b.csv", "key,caption\nvideo_001,\nvideo_002,one\n"))
     assert [open_dataset(dest)[i].captions for i in (1, 2)] == [(), ("one",)]
+    with pytest.raises(UserError, match=r"--key x_{} is for published files of captions"):
+        annotate(dest, tmp_path / "b.csv", key="x_{}")
+    quoted = '{"key": "video_000", "caption": "says \\", \\"caption\\": \\"", "group": ", \\"caption\\": "}'
+    annotate(dest, written(tmp_path / "q.jsonl", quoted + "\n"))
+    assert open_dataset(dest)[0].caption == 'says ", "caption": "' and summarize(dest).captioned == 2
     with pytest.raises(UserError, match="caption is \\['a', ''\\]; it must be text, a list of texts, or null"):
         annotate(dest, written(tmp_path / "c.jsonl", '{"key": "video_001", "caption": ["a", ""]}\n'))
 

@@ -85,7 +85,7 @@ class DeriveTask:
 
 @dataclass(frozen=True, kw_only=True)
 class At:
-    """The sample a worker is at."""
+    """The sample a worker is at; `source`: of its video, or the key where that is not looked up."""
 
     key: str
     source: str
@@ -100,6 +100,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
     """
     began, cpu, dataset, maker = time.time(), time.process_time(), task.dataset, task.maker
     samples = shard_samples(dataset, task.shard)
+    from_tars = any(name in dataset.meta.columns for name in maker.sources)
     verdicts: list[Verdict] = []
     frames = 0
     with ShardWriter(
@@ -112,7 +113,9 @@ def derive_shard(task: DeriveTask) -> Receipt:
         versions=package_versions("vidprep", *maker.packages),
     ) as writer:
         for done, i in enumerate(samples):
-            at = At(key=dataset.key(i), source=str(dataset[i].info.get("source", dataset.key(i))))
+            key = dataset.key(i)
+            # KEY.json lies in a tar, which is opened only where the column is made from one.
+            at = At(key=key, source=str(dataset[i].info.get("source", key)) if from_tars else key)
             record = dataset.records[i]
             fps, size = float(record["fps"]), (int(record["height"]), int(record["width"]))
             tell = _Teller(task.shard, at, done, frames)
