@@ -86,7 +86,7 @@ def show(
         told = {**facts(resolved), "file": str(path), "recipe": resolved.tree()}
         click.echo(_json({**told, **{key: value.tree() for key, value in estimate.items()}}))
         return
-    lines = head(resolved, file=path, changed=overrides).splitlines()
+    lines = head(resolved, file=path, changed=overrides, memory=not memory).splitlines()
     lines += [line for value in estimate.values() for line in ["", *value.lines()]]
     click.echo("\n".join(f"# {line}".rstrip() for line in lines) + "\n\n" + resolved.yaml(), nl=False)
 

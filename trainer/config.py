@@ -290,7 +290,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
     Args:
         recipe: name of a shipped recipe, path of a YAML file, its content as a mapping, or a Recipe.
         overrides: "section.key=value" strings; values are YAML. `train.steps` replaces `train.epochs` and the other
-            way round.
+            way round. `about.memory_gb` is of the recipe without them, and is left out.
 
     Raises:
         UserError: unknown recipe, unknown keys (naming the nearest), wrong values.
@@ -303,7 +303,11 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequ
         path = find_recipe(recipe)
         tree, where = _resolve(read_yaml(path), path.parent, (path,)), str(recipe)
         tree.setdefault("name", path.stem)
-    return validate(Recipe, _over(tree, parse_overrides(overrides)), where=f"recipe {where}")
+    change = parse_overrides(overrides)
+    resolved = validate(Recipe, _over(tree, change), where=f"recipe {where}")
+    if set(change) <= {"about"}:
+        return resolved
+    return resolved.model_copy(update={"about": resolved.about.model_copy(update={"memory_gb": None})})
 
 
 def _over(base: Tree, change: Tree) -> Tree:

@@ -76,6 +76,9 @@ def test_one_with_changes(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "  batch: 7\n" in shown
     assert "# changed    train.batch=7" in shown
+    assert "# memory     not known; --memory estimates it" in shown
+    assert run(["recipes", "show", "pace-c3d", "--set", "train.batch=7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory_gb"] is None
 
 
 def test_the_file_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +104,20 @@ def test_two_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "no difference\n"
     assert run(["recipes", "diff", "pace-c3d", "rspnet-c3d", "--set", "data.frames=8"]) == 0
     assert "frames: 16" not in capsys.readouterr().out
+
+
+def test_memory_is_estimated(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["recipes", "show", "demo-pace", "--memory", "--batch", "16", "--gpus", "2"]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert "# memory of one GPU, estimate from shapes: 8 videos a step (16 on 2)\n" in shown
+    assert "memory     " not in shown
+    assert yaml.safe_load(shown) == load_recipe("demo-pace").tree()
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["memory"]
+    parts = ("weights", "kept", "optimizer", "exchange", "clips", "step")
+    assert found["total"] == sum(found[part] for part in parts) > 0
+    assert (found["batch"], found["gpus"]) == (16, 2)
 
 
 @pytest.mark.parametrize(

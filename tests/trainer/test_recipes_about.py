@@ -44,9 +44,11 @@ def test_a_run_does_not_depend_on_it() -> None:
     assert yaml.safe_load(told.yaml()) == plain.tree()
 
 
-def test_overrides_keep_it() -> None:
-    told = load_recipe(with_about(paper="A paper"))
-    assert load_recipe(told, ["train.batch=7"]).about == told.about
+def test_overrides_keep_it_but_for_memory() -> None:
+    told = load_recipe(with_about(paper="A paper", memory_gb=3.5))
+    assert load_recipe(told).about == told.about
+    assert load_recipe(told, ["train.batch=7"]).about == About(paper="A paper")
+    assert load_recipe(told, ["about.gpus=2"]).about == About(paper="A paper", memory_gb=3.5, gpus=2)
 
 
 def test_a_file_takes_over_the_method_but_no_results(tmp_path: Path) -> None:

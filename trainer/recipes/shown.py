@@ -30,12 +30,13 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", *wrap(LEGEND, _WIDTH, break_on_hyphens=False)])
 
 
-def head(recipe: Recipe, *, file: Path | None = None, changed: Sequence[str] = ()) -> str:
+def head(recipe: Recipe, *, file: Path | None = None, changed: Sequence[str] = (), memory: bool = True) -> str:
     """What a recipe is: where from, how to prepare and train, columns, clip, memory and published results.
 
     Args:
         file: of the recipe.
         changed: values that were set; published results are of the recipe without them.
+        memory: tell the memory that the file has.
     """
     found = facts(recipe)
     rows = [
@@ -48,7 +49,7 @@ def head(recipe: Recipe, *, file: Path | None = None, changed: Sequence[str] = (
         ("columns", ", ".join(found["columns"])),
         ("clip", _clip(recipe, found)),
         ("batch", _batch(found)),
-        ("memory", memory_text(found)),
+        ("memory", (memory_text(found) or "not known; --memory estimates it") if memory else ""),
         *_named("published", [published_text(one) for one in found["published"]]),
         *_named("note", found["notes"]),
         ("changed", ", ".join(changed) + (" (published is what the recipe was without)" if changed else "")),
