@@ -122,20 +122,21 @@ def _from_table(file: Path) -> Listed | None:
     with file.open(encoding="utf-8-sig", newline="") as opened:
         head = opened.readline()
         for delimiter in (",", ";", "\t"):
-            header = [cell.strip().strip('"') for cell in head.rstrip("\r\n").split(delimiter)]
+            header = [cell.strip() for cell in next(csv.reader([head], delimiter=delimiter), [])]
             name = next((n for n in _NAMES[:3] if n in header), None)
             text = next((t for t in _TEXTS if t in header), None)
             if name and text:
                 break
         else:
             return None
-        opened.seek(0)
         pairs = []
-        reader = csv.DictReader(opened, delimiter=delimiter)
+        reader = csv.reader(opened, delimiter=delimiter)
         for row in reader:
-            if not row.get(name) or row.get(text) is None or None in row:
-                raise UserError(f"{file}:{reader.line_num}: the line has not as many cells as the header line")
-            pairs.append((str(row[name]), str(row[text])))
+            if row and len(row) != len(header):
+                line = reader.line_num + 1
+                raise UserError(f"{file}:{line}: the line has {len(row)} cells, the header line {len(header)}")
+            if row:
+                pairs.append((row[header.index(name)].strip(), row[header.index(text)]))
     return Listed(form=f"table of {name} and {text}", changes=_gathered(pairs))
 
 
@@ -162,9 +163,10 @@ def _pairs(entries: Iterable[Any], file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, Change]:
+    """Name → all captions; blank ones are left out."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, text in pairs:
-        found[name].append(text)
+        found[name] += [text] if text.strip() else []
     return {name: {"captions": tuple(texts)} for name, texts in found.items()}
 
 

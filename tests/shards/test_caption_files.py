@@ -54,7 +54,7 @@ FORMS = {
         {"video9": {"captions": ("a man; a dog",)}, "video7": {"captions": ("a cat",)}},
     ),
     "commas.csv": (
-        "video_id,sentence\nvideo9,a man\nvideo9,a dog\n",
+        '\ufeff"video_id", sentence\nvideo9,a man\nvideo9,\n\nvideo9,a dog\n',
         {"video9": {"captions": ("a man", "a dog")}},
     ),
     "something.json": (
@@ -118,7 +118,7 @@ def test_our_own_files_are_left_to_the_other_reader(tmp_path, name, value):
         ("labels.json", [{"filename": "a.mp4", "label": {"action": [1]}}], "caption of 'a.mp4' is no text, but 'None'"),
         ("nameless.json", [{"caption": "one"}], "names no video; known are"),
         ("words.json", ["a", "b"], "is JSON of no known form; known are: MSR-VTT"),
-        ("short.csv", "video_id,sentence\nvideo9\n", "short.csv:2: the line has not as many cells"),
+        ("short.csv", "video_id,sentence\nvideo9\n", "short.csv:2: the line has 1 cells, the header line 2"),
         ("lines.txt", "no tab here\n", "lines.txt:1: 'no tab here' is not video<tab>caption"),
     ],
 )
