@@ -7,9 +7,12 @@ import torch
 
 from shards.rng import rng_for
 from shards.spec import ClipSpec, Jitter, VideoFacts
+from tests.trainer import batches
 from tests.trainer.test_augment import STRONG, make_batch
+from trainer.augment import augment
 from trainer.data.batch import Batch, ColourChanges, upload
 from trainer.data.ring import Layout
+from trainer.models.base import InputConvention
 
 
 def test_changes_are_the_plan_in_order_of_application():
@@ -58,3 +61,12 @@ def test_to_moves_everything():
     same = next(upload([batch], "cpu"))
     assert same.clips is batch.clips and same.flow is batch.flow
     assert isinstance(same.changes, ColourChanges)
+
+
+def test_the_first_clips_are_those_of_a_batch_that_has_no_others():
+    batch = batches.make_batch(ClipSpec(frames=3, clips=3, crop=24, jitter=Jitter(brightness=0.4, hue=0.1), draws=5))
+    first = batch.first_clips(2, draws=1)
+    assert first.clips.shape[:2] == (4, 2) and first.draws.tolist() == batch.draws[:, :2, :1].tolist()
+    assert batch.first_clips(3).draws is None and batch.first_clips(1).draws is None
+    shown = augment(first, InputConvention())
+    assert torch.equal(shown, augment(batch, InputConvention())[:, :2])

@@ -114,7 +114,9 @@ PAIR = replace(PLAIN, clips=3, windows=(0, 1, 1), stride_rows=((0, 0, 1), (1, 1,
         (PAIR, replace(PLAIN, strides=(1,)), False),
         (PAIR, replace(PLAIN, flip=0.0), False),
         (PAIR, replace(PLAIN, when_short="loop"), False),
-        (replace(PLAIN, clips=2, draws=4), PLAIN, False),
+        (replace(PLAIN, clips=2, draws=4), PLAIN, True),
+        (replace(PAIR, draws=4), replace(PLAIN, draws=1), True),
+        (replace(PLAIN, clips=2, draws=1), replace(PLAIN, draws=2), False),
     ],
 )
 def test_when_clips_serve_another_task(ours, theirs, expected):

@@ -168,10 +168,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def first_clips(self, count: int) -> Batch:
-        """The first `count` of the V clips of every video; the clips themselves share this batch's memory."""
+    def first_clips(self, count: int, *, draws: int = 0) -> Batch:
+        """The first `count` of the V clips of every video, with the first `draws` of the N numbers for each; the clips
+        themselves share this batch's memory."""
+        own = None if self.draws is None or not draws else self.draws[:, :count, :draws]
         if count == self.clips.shape[1]:
-            return self
+            return replace(self, draws=own)
         tensors: dict[str, Any] = {
             name: part[:, :count]
             for name in ("clips", "stride", "frames", "flip", "flow", "targets")
@@ -183,8 +185,7 @@ class Batch:
                 apply=jitter.apply[:, :count], factors=jitter.factors[:, :count], order=jitter.order[:, :count]
             )
             tensors["changes"] = ColourChanges.of(jitter).to(self.clips.device, non_blocking=True)
-        draws = None if self.draws is None else self.draws[:, :count]
-        return replace(self, jitter=jitter, draws=draws, **tensors)
+        return replace(self, jitter=jitter, draws=own, **tensors)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch on a device. `non_blocking` copies through pinned memory, which torch's host allocator keeps

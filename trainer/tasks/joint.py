@@ -106,7 +106,7 @@ class Joint(Task):
         total: Tensor | None = None
         for label, task in self._members():
             first, *more = (
-                batches[place].first_clips(spec.clips)
+                batches[place].first_clips(spec.clips, draws=spec.draws)
                 for place, spec in zip(self.shared[label], task.specs, strict=True)
             )
             found = task(replace(first, more=tuple(more)))
@@ -153,14 +153,15 @@ class Joint(Task):
 
 def serves(ours: ClipSpec, theirs: ClipSpec) -> bool:
     """Whether the first clips of a spec are as good as those of another one: alike in all that a clip depends on, each
-    with every stride equally often, and as independent of each other.
+    with every stride equally often, as independent of each other, and with as many numbers of the task's own.
 
     A clip that shows its window together with others starts where the largest stride fits too; alone it may start
     later. This makes no difference here.
     """
     if ours == theirs:
         return True
-    if replace(ours, clips=theirs.clips, windows=None, stride_rows=None, deal=False) != theirs:
+    alone = replace(ours, clips=theirs.clips, windows=None, stride_rows=None, deal=False, draws=theirs.draws)
+    if alone != theirs or ours.draws < theirs.draws:
         return False
     if ours.windows is None and ours.stride_rows is None:
         return theirs.clips <= ours.clips
