@@ -147,11 +147,11 @@ PLANS = {
         recipe="rspnet-resnet18",
         changes=(
             *_adamw(0.002),
-            *("task.bn_groups=2", "task.queue=128", "task.negatives=others", "task.momentum=0.95"),
+            *("task.speeds=[4]", "task.bn_groups=2", "task.queue=128", "task.negatives=others", "task.momentum=0.95"),
             *("data.area=[0.6, 1.0]", "data.repeats=4"),
             _JITTER,
         ),
-        steps=240,
+        steps=160,
         batch=32,
         metrics={"motion_accuracy": "50 %", "appearance_accuracy": "1 %"},
     ),
