@@ -117,6 +117,8 @@ PAIR = replace(PLAIN, clips=3, windows=(0, 1, 1), stride_rows=((0, 0, 1), (1, 1,
         (replace(PLAIN, clips=2, draws=4), PLAIN, True),
         (replace(PAIR, draws=4), replace(PLAIN, draws=1), True),
         (replace(PLAIN, clips=2, draws=1), replace(PLAIN, draws=2), False),
+        # Of two evenly spread clips the first lies at the beginning, an only one in the middle.
+        (replace(PLAIN, clips=2, sampling="uniform"), replace(PLAIN, sampling="uniform"), False),
     ],
 )
 def test_when_clips_serve_another_task(ours, theirs, expected):
@@ -209,6 +211,18 @@ def test_a_run_with_validation_and_its_retrieval(url: Path, tmp_path: Path) -> N
     assert (run.run / "validation.csv").is_file()
     result, _ = evaluate_retrieval(run.run, url, device="cpu", ks=(1,))
     assert 0 <= result["hits"]["1"] <= 1
+
+
+def test_errors_name_the_options_of_the_task_within_this_one(url: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--set task\.tasks\.mine\.queue=4 or more"):
+        joint({"mine": {"name": "rspnet", "queue": 3}}).check_batch(4)
+    inner = {"name": "joint", "tasks": {"rspnet": {"queue": 3}}}
+    with pytest.raises(UserError, match=r"--set task\.tasks\.inner\.tasks\.rspnet\.queue=4 or more"):
+        joint({"inner": inner}).check_batch(4)
+    recipe = load_recipe(RECIPE, ["task.tasks.rspnet.queue=3"])
+    with pytest.raises(UserError, match=r"--set task\.tasks\.rspnet\.queue=\d+ or more"):
+        train(recipe, url, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_column_that_one_of_the_tasks_lacks(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ from trainer.engine.sinks import Sink, check_sinks, open_sinks
 from trainer.engine.skips import Skips
 from trainer.engine.stop import Stop, parse_duration
 from trainer.tasks.base import Task
-from trainer.tasks.momentum import Queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +192,7 @@ class _Start:
         recipe, ranks = self.recipe, self.ranks
         check_shares(recipe.train.batch, ranks.world)
         task = task_of(recipe, dataset)
-        for module in task.modules():
-            if isinstance(module, Queue):
-                module.check(recipe.train.batch)  # now, not in the first step
+        task.check_batch(recipe.train.batch)
         loader = loader_of(recipe, dataset, task, ranks)
         task.check_labels(dataset.labels[loader.samples])
         task.prepare(loader.dataset, loader.samples)

@@ -14,6 +14,7 @@ from shards.spec import ClipSpec
 from trainer.config import DataConfig
 from trainer.models.base import Backbone
 from trainer.strict import Strict
+from trainer.tasks.momentum import Queue
 
 if TYPE_CHECKING:
     from shards.dataset import Dataset
@@ -98,3 +99,16 @@ class Task(nn.Module):
         Raises:
             UserError: what is wrong with them.
         """
+
+    def check_batch(self, batch: int) -> None:
+        """Refuse a global batch that this task cannot take; called once, before the first step.
+
+        Args:
+            batch: videos a step, of all processes.
+
+        Raises:
+            UserError: it is larger than one of the task's queues.
+        """
+        for module in self.modules():
+            if isinstance(module, Queue):
+                module.check(batch)

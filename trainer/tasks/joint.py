@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.data.batch import Batch
 
 _LABEL = re.compile(r"[a-z][a-z0-9_-]*")
+_OPTION = re.compile(r"(?<![\w./])task\.(?=[a-z_]+\b)")
 _OF_THE_STREAM = ("split", "keep", "repeats", "clips_per_read", "shuffle", "workers", "threads")
 
 
@@ -135,14 +137,22 @@ class Joint(Task):
 
     def prepare(self, dataset: Dataset | Mixture, samples: npt.NDArray[np.int64]) -> None:
         """Every task's own; errors as theirs."""
-        for _, task in self._members():
-            task.prepare(dataset, samples)
+        for label, task in self._members():
+            with _options_of(label):
+                task.prepare(dataset, samples)
         self.notes = tuple(f"{label}: {note}" for label, task in self._members() for note in task.notes)
 
     def check_labels(self, labels: npt.NDArray[np.integer]) -> None:
         """Every task's own; errors as theirs."""
-        for _, task in self._members():
-            task.check_labels(labels)
+        for label, task in self._members():
+            with _options_of(label):
+                task.check_labels(labels)
+
+    def check_batch(self, batch: int) -> None:
+        """Every task's own; errors as theirs."""
+        for label, task in self._members():
+            with _options_of(label):
+                task.check_batch(batch)
 
     def _members(self) -> list[tuple[str, Task]]:
         return [(label, cast(Task, task)) for label, task in self.tasks.items()]
@@ -160,6 +170,8 @@ def serves(ours: ClipSpec, theirs: ClipSpec) -> bool:
     """
     if ours == theirs:
         return True
+    if ours.sampling == "uniform":  # the first of several clips lies elsewhere than an only one
+        return False
     alone = replace(ours, clips=theirs.clips, windows=None, stride_rows=None, deal=False, draws=theirs.draws)
     if alone != theirs or ours.draws < theirs.draws:
         return False
@@ -181,13 +193,22 @@ def least(specs: Sequence[ClipSpec]) -> tuple[ClipSpec, ...]:
 def _build(label: str, member: Member, backbone: Backbone, data: DataConfig, classes: tuple[str, ...]) -> Task:
     from trainer.tasks import build_task  # noqa: PLC0415 (its table has this task)
 
-    return build_task(
-        member.name or label,
-        backbone=backbone,
-        data=_data(label, member, data),
-        options=member.model_extra,
-        classes=classes,
-    )
+    own = _data(label, member, data)
+    with _options_of(label):
+        return build_task(
+            member.name or label, backbone=backbone, data=own, options=member.model_extra, classes=classes
+        )
+
+
+@contextmanager
+def _options_of(label: str) -> Iterator[None]:
+    """What a task calls `task.KEY` in its errors is `task.tasks.LABEL.KEY` here, where it can be set."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) is not UserError:  # of data and storage, which name no options
+            raise
+        raise UserError(_OPTION.sub(f"task.tasks.{label}.", str(error))) from error
 
 
 def _data(label: str, member: Member, data: DataConfig) -> DataConfig:
