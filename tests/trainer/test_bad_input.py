@@ -192,7 +192,8 @@ def test_a_batch_larger_than_the_queue_is_refused_before_there_is_a_run(task: di
 
 def test_the_queue_of_a_task_among_others_is_checked_too(url: Path, tmp_path: Path) -> None:
     tasks = {"pace": {}, "rspnet": {"queue": 3}}
-    assert TOO_LARGE in refused(toy_recipe(task={"name": "joint", "tasks": tasks}), url, tmp_path)
+    told = TOO_LARGE.replace("task.queue", "task.tasks.rspnet.queue")
+    assert told in refused(toy_recipe(task={"name": "joint", "tasks": tasks}), url, tmp_path)
 
 
 def test_a_queue_of_concepts_may_be_smaller_than_the_batch(url: Path, tmp_path: Path) -> None:

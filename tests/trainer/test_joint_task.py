@@ -213,16 +213,12 @@ def test_a_run_with_validation_and_its_retrieval(url: Path, tmp_path: Path) -> N
     assert 0 <= result["hits"]["1"] <= 1
 
 
-def test_errors_name_the_options_of_the_task_within_this_one(url: Path, tmp_path: Path) -> None:
+def test_errors_name_the_options_of_the_task_within_this_one():
     with pytest.raises(UserError, match=r"--set task\.tasks\.mine\.queue=4 or more"):
         joint({"mine": {"name": "rspnet", "queue": 3}}).check_batch(4)
     inner = {"name": "joint", "tasks": {"rspnet": {"queue": 3}}}
     with pytest.raises(UserError, match=r"--set task\.tasks\.inner\.tasks\.rspnet\.queue=4 or more"):
         joint({"inner": inner}).check_batch(4)
-    recipe = load_recipe(RECIPE, ["task.tasks.rspnet.queue=3"])
-    with pytest.raises(UserError, match=r"--set task\.tasks\.rspnet\.queue=\d+ or more"):
-        train(recipe, url, out=tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_column_that_one_of_the_tasks_lacks(tmp_path: Path) -> None:
