@@ -116,6 +116,12 @@ def test_columns_follow_the_options_of_statistics(changes: list[str], columns: t
     assert columns_of(recipe) == columns == built(recipe).spec.columns
 
 
+def test_columns_of_a_joint_task_are_those_of_its_tasks() -> None:
+    tasks = {"pace": {"data": {"column": "flow-raft"}}, "statistics": {"name": None}, "words": {"name": "cpd"}}
+    recipe = load_recipe({**toy_recipe(), "task": {"name": "joint", "tasks": tasks}})
+    assert columns_of(recipe) == ("flow-raft", "rgb", "statistics", CAPTIONS)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_commands_parse_and_make_what_the_task_reads(name: str) -> None:
     recipe = load_recipe(name)

@@ -23,6 +23,7 @@ from trainer.engine.storages import HalfPools, Live, Storages, empty_tensors
 from trainer.models import BACKBONES, build_backbone
 from trainer.recipes.files import recipe_names
 from trainer.tasks.cpd import Cpd
+from trainer.tasks.cpd.text import BuiltinText
 
 SMALL = ["backbone.base_width=4", "data.frames=8", "data.crop=32", "data.area=null", "data.jitter=null"]
 QUICK = ("demo-pace", "pace-r3d", "finetune", "statistics-r21d")
@@ -174,6 +175,34 @@ def test_banks_are_those_of_the_task(tiny_dataset: Callable[..., Path], tmp_path
         tensors = (*task.named_buffers(), *task.named_parameters(), *captions)
         sizes.append({name: tensor.nbytes for name, tensor in tensors})
     assert sizes[0] == sizes[1]
+
+
+def test_clips_have_the_channels_of_the_backbone() -> None:
+    """Two for flow, of a byte each."""
+    small = ["backbone.base_width=2", "data.crop=32"]
+    rgb = estimate_memory(load_recipe("pace-r3d", small), batch=4)
+    flow = estimate_memory(load_recipe("pace-r3d", [*small, "data.column=flow", "backbone.in_channels=2"]), batch=4)
+    assert rgb.clips - flow.clips == 2 * (4 * 16 * 32 * 32 - 4 * 2 * 4)  # less the length of a step in both planes
+
+
+def test_text_encoders_within_a_joint_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only cpd's `text` is one; a mistake in the recipe is told as in training."""
+    made: list[str] = []
+
+    class Encoder(BuiltinText):
+        def __init__(self, name: str) -> None:
+            super().__init__(width=16)
+            made.append(name)
+
+    monkeypatch.setattr("trainer.engine.memory._OfConfig", Encoder)
+    tree = {**small("pace-r3d").tree(), "task": {"name": "joint", "tasks": {"pace": {}}}}
+    inner = {"name": "joint", "tasks": {"words": {"name": "cpd", "text": "far/away"}}}
+    task = build(load_recipe({**tree, "task": {"name": "joint", "tasks": {"pace": {}, "inner": inner}}}))
+    assert made == ["far/away"]
+    cpd = task.get_submodule("tasks.inner.tasks.words")
+    assert isinstance(cpd, Cpd) and isinstance(cpd.text, Encoder) and cpd.text_head[0].in_features == 16
+    with pytest.raises(UserError, match="tasks.pace: Input should be a valid dictionary"):
+        build(load_recipe({**tree, "task": {"name": "joint", "tasks": {"pace": None}}}))
 
 
 def test_what_it_says() -> None:

@@ -14,7 +14,7 @@ changes of colour (which are over before activations are kept), and what torch.c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -33,7 +33,8 @@ from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd, load_recipe
 from trainer.data.batch import Batch
 from trainer.engine.storages import HalfPools, Live, Storages, empty_tensors
 from trainer.models import build_backbone
-from trainer.tasks import Task, build_task
+from trainer.recipes.facts import parts_of
+from trainer.tasks import Task, build_task, find_task
 from trainer.tasks.cpd import Cpd
 from trainer.tasks.cpd.text import HubText, TextEncoder
 
@@ -124,7 +125,7 @@ def estimate_memory(
         for part in task.modules():
             if isinstance(part, Cpd):
                 prepare(part, samples)
-        clips = batches_of(task.specs, batch // gpus)
+        clips = batches_of(task.specs, batch // gpus, channels=task.backbone.in_channels)
         found = measure(task, clips, half=half)
     learnt = found.pop("learnt")
     return Memory(
@@ -177,13 +178,19 @@ def measure(task: Task, batch: Batch, *, half: bool) -> dict[str, int]:
     }
 
 
-def batches_of(specs: Iterable[ClipSpec], videos: int) -> Batch:
-    """A batch without contents, as the loader would make it of videos of 256 x 342."""
-    first, *more = (_batch(spec, videos) for spec in specs)
+def batches_of(specs: Iterable[ClipSpec], videos: int, *, channels: int = 3) -> Batch:
+    """A batch without contents, as the loader would make it of videos of 256 x 342.
+
+    Args:
+        specs: of the task.
+        videos: B, how many.
+        channels: of the clips: 3 of RGB, 2 of a flow column, as the backbone takes them.
+    """
+    first, *more = (_batch(spec, videos, channels) for spec in specs)
     return replace(first, more=tuple(more))
 
 
-def _batch(spec: ClipSpec, videos: int) -> Batch:
+def _batch(spec: ClipSpec, videos: int, channels: int) -> Batch:
     free = replace(spec, table=None, flow=None)
     plans = [free.plan(_VIDEO, rng_for(0, 0, i)) for i in range(videos)]
     height, width = spec.crop_size or plans[0].size
@@ -192,14 +199,14 @@ def _batch(spec: ClipSpec, videos: int) -> Batch:
     flow = None if spec.flow is None else torch.empty((*shape, 2), dtype=torch.uint8)
     return Batch(
         step=_LATE,
-        clips=torch.empty((*shape, 3), dtype=torch.uint8),
+        clips=torch.empty((*shape, channels), dtype=torch.uint8),
         sample=torch.zeros(videos, dtype=torch.int64),
         label=torch.zeros(videos, dtype=torch.int64),
         stride=torch.zeros((videos, spec.clips), dtype=torch.int64),
         frames=torch.zeros((videos, spec.clips, spec.frames), dtype=torch.int64),
         flip=torch.zeros((videos, spec.clips), dtype=torch.bool),
         flow=flow,
-        flow_step=None if flow is None else torch.empty((videos, 2)),
+        flow_step=torch.empty((videos, 2)) if flow is not None or channels == 2 else None,
         targets=None if spec.table is None else torch.zeros((videos, spec.clips, 27), dtype=torch.int64),
         draws=np.stack(draws) if draws else None,
         steps_per_epoch=1,
@@ -208,30 +215,25 @@ def _batch(spec: ClipSpec, videos: int) -> Batch:
 
 def build(recipe: Recipe) -> Task:
     """The recipe's task on the CPU; text encoders of transformers are not loaded but made of their configuration."""
-    options = recipe.task.options
+    texts = {
+        part.path: str(part.options["text"])
+        for part in parts_of(recipe)
+        if part.options.get("text", "builtin") != "builtin" and issubclass(find_task(part.name), Cpd)
+    }
+    recipe = load_recipe(recipe, [f"{'.'.join(filter(None, ('task', path, 'text')))}=builtin" for path in texts])
     task = build_task(
         recipe.task.name,
         backbone=build_backbone(recipe.backbone.name, **recipe.backbone.options),
         data=recipe.data,
-        options=_without_texts(options),
+        options=recipe.task.options,
         classes=tuple(map(str, range(_CLASSES))),
     )
-    _put_texts(task, options)
+    for path, name in texts.items():
+        part = task.get_submodule(path)
+        assert isinstance(part, Cpd)
+        part.text = _OfConfig(name)
+        part.text_head[0] = nn.Linear(part.text.width, part.options.hidden)
     return task
-
-
-def _without_texts(options: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {label: _without_texts(part) for label, part in options.get("tasks", {}).items()}
-    return {**options, **({"text": "builtin"} if "text" in options else {}), **({"tasks": parts} if parts else {})}
-
-
-def _put_texts(task: nn.Module, options: Mapping[str, Any]) -> None:
-    for label, part in options.get("tasks", {}).items():
-        _put_texts(task.get_submodule(f"tasks.{label}"), part)
-    name = options.get("text", "builtin")
-    if isinstance(task, Cpd) and name != "builtin":
-        task.text = _OfConfig(name)
-        task.text_head[0] = nn.Linear(task.text.width, task.options.hidden)
 
 
 def prepare(task: Cpd, samples: int) -> None:

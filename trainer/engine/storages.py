@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -102,7 +103,7 @@ class HalfPools(TorchFunctionMode):
 
 def is_empty(tensor: Tensor) -> bool:
     """Whether a tensor has no contents."""
-    return bool(torch._subclasses.fake_tensor.is_fake(tensor))
+    return bool(is_fake(tensor))
 
 
 def empty_tensors(module: nn.Module, *, device: str = "cpu") -> None:

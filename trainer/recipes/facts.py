@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.config import Recipe
 
@@ -35,14 +35,34 @@ def facts(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+class Part(NamedTuple):
+    """A recipe's task, or one of those it is made of.
+
+    Attributes:
+        path: of its options below `task`, which is that of its module too: "", or "tasks.LABEL".
+        name: of the task.
+        options: with what belongs to its place, such as a weight.
+        column: where its clips come from.
+    """
+
+    path: str
+    name: str
+    options: Mapping[str, Any]
+    column: str
+
+
+def parts_of(recipe: Recipe) -> list[Part]:
+    """The tasks that look at clips: the recipe's one, or those of a task of several."""
+    return list(_parts(Part("", recipe.task.name, recipe.task.options, recipe.data.column)))
+
+
 def columns_of(recipe: Recipe) -> tuple[str, ...]:
     """Columns that training reads, the clips' first, and "captions" where it needs those of the sample table.
 
     Of a task of one's own only the clips' column is known here.
     """
-    found = [recipe.data.column]
-    for name, options in _tasks(recipe.task.name, recipe.task.options):
-        found += _further(name, options)
+    parts = parts_of(recipe)
+    found = [part.column for part in parts] + [name for part in parts for name in _further(part.name, part.options)]
     return tuple(dict.fromkeys(found))
 
 
@@ -58,13 +78,17 @@ def _listed(size: tuple[int, int] | int | None) -> list[int] | int | None:
     return list(size) if isinstance(size, tuple) else size
 
 
-def _tasks(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A task, and those it is made of."""
-    yield name, options
-    parts = options.get("tasks")
-    for key, part in parts.items() if isinstance(parts, Mapping) else ():
-        if isinstance(part, Mapping):
-            yield from _tasks(str(part.get("name", key)), part)
+def _parts(whole: Part) -> Iterator[Part]:
+    tasks = whole.options.get("tasks")
+    if not isinstance(tasks, Mapping):
+        yield whole
+        return
+    for label, options in tasks.items():
+        if isinstance(options, Mapping):  # what is wrong with others is told when the task is built
+            data = options.get("data")
+            column = data.get("column", whole.column) if isinstance(data, Mapping) else whole.column
+            path = f"{whole.path}.tasks.{label}".lstrip(".")
+            yield from _parts(Part(path, str(options.get("name") or label), options, str(column)))
 
 
 def _further(name: str, options: Mapping[str, Any]) -> list[str]:

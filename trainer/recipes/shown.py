@@ -44,7 +44,7 @@ def head(recipe: Recipe, *, file: Path | None = None, changed: Sequence[str] = (
         ("paper", found["paper"]),
         ("reference", "; ".join(part for part in (found["code"], found["command"]) if part)),
         *_named("prepare", found["prepare"]),
-        *_named("train" if "train" in found["commands"][0] else "use", found["commands"]),
+        *_named("train" if found["commands"][0].startswith("vidprep train ") else "use", found["commands"]),
         *_named("literal", found["literal"]),
         ("columns", ", ".join(found["columns"])),
         ("clip", _clip(recipe, found)),
