@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,21 @@ def source_digests(storage: Storage, meta: Meta, sources: Sequence[str]) -> dict
     return {name: combined_digest(_tar_digests(storage, meta, name)) for name in sources}
 
 
-def source_sha256(storage: Storage, meta: Meta, source: str, shard: int) -> str:
-    """Hex SHA-256 of what a shard is made from: of the source's tar, or of the captions of its samples."""
-    if source == captions.SOURCE:
-        return _Captions(storage, meta).sha256(shard)
-    return read_receipt(storage, meta.columns[source].folder, shard).tar_sha256
+class Sources:
+    """What the shards of derived columns are made from. The sample table is opened once, whatever its storage."""
+
+    def __init__(self, storage: Storage, meta: Meta) -> None:
+        self._storage, self._meta = storage, meta
+
+    def sha256(self, source: str, shard: int) -> str:
+        """Hex SHA-256 of what a shard is made from: of the source's tar, or of the captions of its samples."""
+        if source == captions.SOURCE:
+            return self._captions.sha256(shard)
+        return read_receipt(self._storage, self._meta.columns[source].folder, shard).tar_sha256
+
+    @cached_property
+    def _captions(self) -> _Captions:
+        return _Captions(self._storage, self._meta)
 
 
 class _Captions:
@@ -67,7 +78,7 @@ class _Captions:
 
 
 def _tar_digests(storage: Storage, meta: Meta, source: str) -> list[bytes]:
-    """The first bytes of `source_sha256` of every shard."""
+    """The first bytes of `Sources.sha256` of every shard."""
     if source == captions.SOURCE:
         return _Captions(storage, meta).tar_digests()
     return [digest.tobytes() for digest in column_index(storage, meta.columns[source]).shards["tar_digest"]]
@@ -119,18 +130,14 @@ def folder_for(
     """
     plain = to_json({"parameters": dict(parameters), "sources": dict(digests)})
     marked = f"{name}-{hashlib.blake2b(plain.encode(), digest_size=_HEX // 2).hexdigest()}"
-    shas: dict[tuple[str, int], str] = {}
-
-    def sha(source: str, shard: int) -> str:
-        if (source, shard) not in shas:
-            shas[source, shard] = source_sha256(storage, meta, source, shard)
-        return shas[source, shard]
-
+    sources = Sources(storage, meta)
     taken = {column.folder for other, column in meta.columns.items() if other != name}
     for receipt in read_receipts(storage, name):
         if dict(receipt.parameters) != dict(parameters) or set(receipt.sources) != set(digests):
             return marked
-        if receipt.shard >= meta.shards or any(sha(s, receipt.shard) != d for s, d in receipt.sources.items()):
+        if receipt.shard >= meta.shards or any(
+            sources.sha256(s, receipt.shard) != d for s, d in receipt.sources.items()
+        ):
             return marked
     return marked if name in taken else name
 

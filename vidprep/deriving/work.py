@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from shards.columns import COLUMNS
 from shards.dataset import Dataset
-from shards.derived import source_sha256
+from shards.derived import Sources
 from shards.errors import UserError
 from shards.procs import notify
 from shards.receipts import Receipt, Verdict, package_versions
@@ -100,6 +100,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
     """
     began, cpu, dataset, maker = time.time(), time.process_time(), task.dataset, task.maker
     samples = shard_samples(dataset, task.shard)
+    sources = Sources(dataset.storage, dataset.meta)
     from_tars = any(name in dataset.meta.columns for name in maker.sources)
     verdicts: list[Verdict] = []
     frames = 0
@@ -109,7 +110,7 @@ def derive_shard(task: DeriveTask) -> Receipt:
         folder=task.folder,
         kind=COLUMNS[maker.kind],
         parameters=maker.parameters(),
-        sources={name: source_sha256(dataset.storage, dataset.meta, name, task.shard) for name in maker.sources},
+        sources={name: sources.sha256(name, task.shard) for name in maker.sources},
         versions=package_versions("vidprep", *maker.packages),
     ) as writer:
         for done, i in enumerate(samples):
