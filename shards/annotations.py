@@ -52,6 +52,8 @@ def read_changes(file: Path) -> dict[str, Change]:
         raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{file} is no table ({error}); is a quotation mark left open?") from error
     if not changes:
         raise UserError(f"{file} has no line; give key and some of {', '.join(FIELDS)}")
     return changes

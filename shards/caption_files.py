@@ -63,6 +63,8 @@ def read_caption_file(file: Path) -> Listed | None:
         raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{file} is no table ({error}); is a quotation mark left open?") from error
 
 
 def _from_json(file: Path) -> Listed | None:

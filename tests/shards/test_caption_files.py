@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shards.annotations import read_changes
 from shards.caption_files import find_keys, read_caption_file
 from shards.dataset import open_dataset
 from shards.errors import StorageError, UserError
@@ -133,6 +134,14 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.txt").write_bytes("a\té\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
         read_caption_file(tmp_path / "latin.txt")
+
+
+@pytest.mark.parametrize(("header", "read"), [("video_id,sentence", read_caption_file), ("key,caption", read_changes)])
+def test_a_quotation_mark_that_is_left_open(tmp_path, header, read):
+    """The rest of a large file is one cell then."""
+    file = written(tmp_path / "open.csv", f'{header}\na,"a man\n' + "b,another man walks\n" * 10_000)
+    with pytest.raises(UserError, match=r"open.csv is no table \(field larger than .*quotation mark left open"):
+        read(file)
 
 
 def test_names_find_keys():
