@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_changes(file: Path) -> dict[str, Change]:
     changes: dict[str, Change] = {}
     lines: dict[str, int] = {}
     rows = _json_rows(file) if "json" in kind else _csv_rows(file, "\t" if kind == ".tsv" else ",")
-    try:
+    with reading(file):
         for number, fields in rows:
             where = f"{file}:{number}"
             key = fields.pop("key", None)
@@ -48,15 +49,27 @@ def read_changes(file: Path) -> dict[str, Change]:
                 raise UserError(f"{where}: key {key!r} already stands on line {lines[key]}; remove one of the two")
             lines[key] = number
             changes[key] = _checked(fields, where)
+    if not changes:
+        raise UserError(f"{file} has no line; give key and some of {', '.join(FIELDS)}")
+    return changes
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Says what is wrong with a file of text that is read within.
+
+    Raises:
+        UserError: it is not UTF-8, or no table.
+        StorageError: it cannot be read.
+    """
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{file} is no table ({error}); is a quotation mark left open?") from error
-    if not changes:
-        raise UserError(f"{file} has no line; give key and some of {', '.join(FIELDS)}")
-    return changes
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, Change]]:

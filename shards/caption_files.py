@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import StorageError, UserError
+from shards.annotations import reading
+from shards.errors import UserError
 from shards.keys import make_key, without_extension
 
 Change = dict[str, Any]
@@ -53,18 +54,12 @@ def read_caption_file(file: Path) -> Listed | None:
         StorageError: the file cannot be read.
     """
     kind = file.suffix.lower()
-    try:
+    with reading(file):
         if kind == ".json":
             return _from_json(file)
         if kind in (".csv", ".tsv"):
             return _from_table(file)
         return _from_lines(file) if kind == ".txt" else None
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{file} is no table ({error}); is a quotation mark left open?") from error
 
 
 def _from_json(file: Path) -> Listed | None:
