@@ -146,13 +146,17 @@ def test_a_queue_entry_of_the_own_sample_has_no_say():
     assert torch.equal(info_nce(video, text, temperature=0.2, queues=past, foreign_BK=foreign), whole)
 
 
-def test_banks_are_mixed_row_by_row():
-    bank, new, places = double(0, 6), double(1, 2), torch.tensor([4, 1])
+@pytest.mark.parametrize("places", [[4, 1], [4, 1, 4, 0, 1]])
+def test_banks_are_mixed_row_by_row(places, monkeypatch):
+    """Where a place comes several times the last row counts, in whatever order a device writes."""
+    bank, new, places = double(0, 6), double(1, len(places)), torch.tensor(places)
     expected = bank.clone()
     for row, place in enumerate(places.tolist()):
         mixed = [0.3 * old + 0.7 * fresh for old, fresh in zip(bank[place], new[row], strict=True)]
         length = sum(x * x for x in mixed) ** 0.5
         expected[place] = torch.stack([x / length for x in mixed])
+    copy = torch.Tensor.index_copy_
+    monkeypatch.setattr(torch.Tensor, "index_copy_", lambda to, d, at, rows: copy(to, d, at.flip(0), rows.flip(0)))
     update_bank(bank, places, new.requires_grad_(), 0.3)
     torch.testing.assert_close(bank, expected)
     assert not bank.requires_grad

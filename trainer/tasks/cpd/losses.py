@@ -50,9 +50,13 @@ def normaliser(scores_BK: Tensor, entries: int) -> Tensor:
 
 @torch.no_grad()
 def update_bank(bank_ND: Tensor, places_B: Tensor, new_BD: Tensor, momentum: float) -> None:
-    """bank ← normalise(momentum · bank + (1 − momentum) · new) at `places`, in place."""
-    mixed = torch.lerp(new_BD.to(bank_ND.dtype), bank_ND[places_B], momentum)
-    bank_ND.index_copy_(0, places_B, functional.normalize(mixed, dim=1))
+    """bank ← normalise(momentum · bank + (1 − momentum) · new) at `places`, in place; of a place that comes several
+    times, the last counts."""
+    mixed = functional.normalize(torch.lerp(new_BD.to(bank_ND.dtype), bank_ND[places_B], momentum), dim=1)
+    # Every row of a place writes the same: a GPU writes them in any order, and processes must hold the same bank.
+    row_B = torch.arange(len(places_B), device=places_B.device)
+    last_B = ((places_B[:, None] == places_B) * row_B).amax(1)
+    bank_ND.index_copy_(0, places_B, mixed[last_B])
 
 
 def info_nce(
