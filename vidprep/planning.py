@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shards import captions
 from shards.errors import StorageError, UserError
 from shards.plan import NAME as PLAN
 from shards.plan import Plan, read_plan, write_plan
@@ -103,7 +104,7 @@ def plan(
     derived = makers(columns, flow or {}, labels or {})
     workers = worker_count(workers)
     videos = read_whole_manifest(manifest, root=root, classes=classes, segments=segment_frames is not None)
-    if derived.text is not None and not any(video.caption for video in videos):
+    if derived.text is not None and not any(captions.encode(captions.of(video.caption)) for video in videos):
         raise UserError(
             f"no video of {manifest} has a caption, so there is no text to pack; leave text out of the columns, and "
             "after packing give vidprep annotate DEST FILE, then vidprep text DEST"

@@ -59,6 +59,10 @@ def test_captions_of_the_manifest_become_a_column(
     told = capsys.readouterr().err
     assert f"no video of {manifest} has a caption" in told and "vidprep text DEST" in told
     assert not (tmp_path / "none").exists()
+    blank = manifest.with_name("blank.jsonl")
+    write_manifest(blank, [replace(video, caption=" \n") for video in read_manifest(manifest)])
+    assert pack(blank, tmp_path / "none", "--columns", "rgb,text") == 1
+    assert f"no video of {blank} has a caption" in capsys.readouterr().err
     texts: list[str | tuple[str, ...] | None] = ["one", ("two", "three"), None]
     videos = [replace(video, caption=text) for video, text in zip(read_manifest(manifest), texts, strict=True)]
     captioned = manifest.with_name("captioned.jsonl")
