@@ -20,6 +20,7 @@ from shards.errors import StorageError, UserError
 _ENTRIES = ("state_dict", "model", "model_state_dict", "model_state")
 _HEAD = 4096
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how a PyTorch file begins that is no zip
+# All that torch.load was seen to raise of files that are cut short, changed, or something else.
 _DAMAGED = (
     struct.error,
     AssertionError,
