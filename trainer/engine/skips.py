@@ -63,9 +63,8 @@ class Skips:
 
     @torch.no_grad()
     def hold(self, task: nn.Module) -> None:
-        """Keep a copy of the buffers that checkpoints keep, before a forward pass."""
-        kept = task.state_dict(keep_vars=True).keys()
-        buffers = {name: buffer for name, buffer in task.named_buffers() if name in kept}
+        """Keep a copy of the buffers, before a forward pass."""
+        buffers = dict(task.named_buffers())
         for name, buffer in buffers.items():
             copy = self._held.get(name)
             if copy is None or (copy.shape, copy.dtype, copy.device) != (buffer.shape, buffer.dtype, buffer.device):
