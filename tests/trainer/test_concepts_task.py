@@ -13,7 +13,6 @@ from tests.trainer.batches import make_batch
 from tests.trainer.toys import assert_same_weights, start_vidprep
 from trainer.config import DataConfig, load_recipe
 from trainer.models import build_backbone
-from trainer.recipes.files import find_recipe
 from trainer.tasks import build_task
 from trainer.tasks.concepts import losses
 from trainer.tasks.concepts.views import DRAWS
@@ -268,46 +267,6 @@ def test_two_processes_pass_through_all_epochs_and_resume_bit_for_bit(tmp_path: 
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert_same_weights(whole, parts)
-
-
-SETTINGS = {  # concepts, epochs, decay (reference/concepts.md section 7)
-    "concepts-ucf101": (50, 300, (200,)),
-    "concepts-k400": (100, 100, (70,)),
-}
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_recipes_carry_the_references_settings(name):
-    recipe = load_recipe(name)
-    count, epochs, decay = SETTINGS[name]
-    assert recipe.task.options == {
-        "concepts": count,
-        "rate": 3.0,
-        "grey": 0.5,
-        "first_difference": "repeat",
-        "projection": 128,
-        "queue": 1024,
-        "queue_start": "empty",
-        "active": 10,
-        "threshold": None,
-        "prototypes_from": 1,
-        "queue_from": 1,
-        "local_from": 10,
-        "instance_weight": 1.0,
-        "alignment_weight": 1.0,
-        "entropy_weight": 0.1,
-        "reconstruction_weight": 1.0,
-        "local_weight": 1.0,
-    }
-    assert (recipe.backbone.name, recipe.backbone.options) == ("r21d-tv", {})
-    data, train, optim = recipe.data, recipe.train, recipe.optim
-    assert (data.frames, data.crop, data.area, data.flip, data.fps) == (16, 128, (0.5, 1.0), 0.5, None)
-    assert data.jitter.model_dump() == {**JITTER, "probability": 1.0, "per_frame": False, "grey": 0.0}
-    assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("adam", 1e-3, (0.9, 0.999), 1e-5)
-    assert (recipe.schedule.name, recipe.schedule.at, recipe.schedule.gamma) == ("milestones", decay, 0.1)
-    assert (train.epochs, train.batch, train.seed) == (epochs, 64, 20)
-    text = find_recipe(name).read_text(encoding="utf-8")
-    assert f"vidprep train {name}" in text and "vidprep pack" in text
 
 
 def test_the_references_network_has_its_number_of_parameters():

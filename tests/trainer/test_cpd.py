@@ -1,15 +1,12 @@
-"""The task cpd: losses, banks, the text encoder's curriculum."""
+"""The task cpd: banks, the text encoder's curriculum."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from shards.dataset import open_dataset
 from shards.samples import annotate
@@ -18,7 +15,6 @@ from trainer.config import load_recipe
 from trainer.data.loader import Loader
 from trainer.engine.build import task_of
 from trainer.engine.optim import build_optimizer
-from trainer.tasks.cpd.losses import info_nce, nce, normaliser, scores, update_bank
 from trainer.testing import check_task
 
 SMALL = {
@@ -29,74 +25,6 @@ SMALL = {
     "optim": {"name": "sgd", "lr": 0.05},
     "train": {"steps": 6, "batch": 4, "save_every": 2},
 }
-
-
-def unit(seed: int, rows: int, columns: int = 256) -> torch.Tensor:
-    found = torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32))
-    return functional.normalize(found, dim=1)
-
-
-# What the reference gives for these inputs (reference/cpd.md section 6), run on the batch described here.
-GOLDEN = {
-    "Z": (78.3709487915039, 91.07123565673828),
-    "video": (4.71140718460083, 0.9871399402618408),
-    "text": (3.730834722518921, 0.9738571047782898),
-    "row": [0.013910447247326374, -0.029005900025367737, 0.009760106913745403, -0.10379620641469955],
-}
-
-
-def golden_batch():
-    video, text, bank_v, bank_t = unit(0, 4), unit(1, 4), unit(2, 50), unit(3, 50)
-    places = np.random.default_rng(4).integers(0, 50, (4, 33))
-    places[:, 0] = range(4)
-    return video, text, bank_v, bank_t, torch.from_numpy(places)
-
-
-def test_losses_are_those_of_the_reference():
-    video, text, bank_v, bank_t, places = golden_batch()
-    for name, query, bank, constant in (("video", video, bank_t, 0), ("text", text, bank_v, 1)):
-        found = scores(query, bank, places, 0.07)
-        z = normaliser(found, 50)
-        assert z.item() == pytest.approx(GOLDEN["Z"][constant], rel=1e-5)
-        loss = nce(found, z, 50)
-        assert (loss.positive.item(), loss.negative.item()) == pytest.approx(GOLDEN[name], rel=1e-4)
-    update_bank(bank_v, torch.arange(4), video, 0.5)
-    assert bank_v[0, :4].tolist() == pytest.approx(GOLDEN["row"], rel=1e-4)
-    assert torch.allclose(bank_v.norm(dim=1), torch.ones(50))
-
-
-def test_losses_equal_plain_loops_and_gradients_reach_queries_alone():
-    video, _, _, bank, places = golden_batch()
-    video.requires_grad_()
-    found = scores(video, bank, places, 0.1)
-    loss = nce(found, torch.tensor(40.0), 50)
-    positive = negative = 0.0
-    for b in range(4):
-        noise = 32 / 50
-        for k, place in enumerate(places[b].tolist()):
-            p = math.exp(float(video[b].detach() @ bank[place]) / 0.1) / 40
-            if k == 0:
-                positive -= math.log(p / (p + noise + 1e-7)) / 4
-            else:
-                negative -= math.log(noise / (p + noise + 1e-7)) / 4
-    assert loss.positive.item() == pytest.approx(positive, rel=1e-5)
-    assert loss.negative.item() == pytest.approx(negative, rel=1e-5)
-    (loss.positive + loss.negative).backward()
-    assert video.grad.abs().sum() > 0 and not bank.requires_grad and not normaliser(found, 50).requires_grad
-
-
-def test_info_nce_equals_plain_loops():
-    video, text, past_v, past_t = unit(0, 3, 8), unit(1, 3, 8), unit(2, 5, 8), unit(3, 5, 8)
-    foreign = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0]], dtype=torch.bool)
-    expected = 0.0
-    for query, keys, queue in ((video, text, past_t), (text, video, past_v)):
-        for b in range(3):
-            own = math.exp(float(query[b] @ keys[b]) / 0.2)
-            others = sum(math.exp(float(query[b] @ keys[c]) / 0.2) for c in range(3))
-            others += sum(math.exp(float(query[b] @ queue[k]) / 0.2) for k in range(5) if foreign[b, k])
-            expected -= math.log(own / others) / 3
-    found = info_nce(video, text, temperature=0.2, queues=(past_v, past_t), foreign_BK=foreign)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
