@@ -33,7 +33,7 @@ from trainer.config import Adam, AdamW, OptimConfig, Recipe, Sgd, load_recipe
 from trainer.data.batch import Batch
 from trainer.engine.storages import HalfPools, Live, Storages, empty_tensors
 from trainer.models import build_backbone
-from trainer.recipes.facts import parts_of
+from trainer.recipes.facts import tasks_of
 from trainer.tasks import Task, build_task, find_task
 from trainer.tasks.cpd import Cpd
 from trainer.tasks.cpd.text import HubText, TextEncoder
@@ -217,7 +217,7 @@ def build(recipe: Recipe) -> Task:
     """The recipe's task on the CPU; text encoders of transformers are not loaded but made of their configuration."""
     texts = {
         part.path: str(part.options["text"])
-        for part in parts_of(recipe)
+        for part in tasks_of(recipe)
         if part.options.get("text", "builtin") != "builtin" and issubclass(find_task(part.name), Cpd)
     }
     recipe = load_recipe(recipe, [f"{'.'.join(filter(None, ('task', path, 'text')))}=builtin" for path in texts])

@@ -35,7 +35,7 @@ def facts(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-class Part(NamedTuple):
+class OneTask(NamedTuple):
     """A recipe's task, or one of those it is made of.
 
     Attributes:
@@ -51,9 +51,9 @@ class Part(NamedTuple):
     column: str
 
 
-def parts_of(recipe: Recipe) -> list[Part]:
+def tasks_of(recipe: Recipe) -> list[OneTask]:
     """The tasks that look at clips: the recipe's one, or those of a task of several."""
-    return list(_parts(Part("", recipe.task.name, recipe.task.options, recipe.data.column)))
+    return list(_leaves(OneTask("", recipe.task.name, recipe.task.options, recipe.data.column)))
 
 
 def columns_of(recipe: Recipe) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def columns_of(recipe: Recipe) -> tuple[str, ...]:
 
     Of a task of one's own only the clips' column is known here.
     """
-    parts = parts_of(recipe)
+    parts = tasks_of(recipe)
     found = [part.column for part in parts] + [name for part in parts for name in _further(part.name, part.options)]
     return tuple(dict.fromkeys(found))
 
@@ -78,7 +78,7 @@ def _listed(size: tuple[int, int] | int | None) -> list[int] | int | None:
     return list(size) if isinstance(size, tuple) else size
 
 
-def _parts(whole: Part) -> Iterator[Part]:
+def _leaves(whole: OneTask) -> Iterator[OneTask]:
     tasks = whole.options.get("tasks")
     if not isinstance(tasks, Mapping):
         yield whole
@@ -88,7 +88,7 @@ def _parts(whole: Part) -> Iterator[Part]:
             data = options.get("data")
             column = data.get("column", whole.column) if isinstance(data, Mapping) else whole.column
             path = f"{whole.path}.tasks.{label}".lstrip(".")
-            yield from _parts(Part(path, str(options.get("name") or label), options, str(column)))
+            yield from _leaves(OneTask(path, str(options.get("name") or label), options, str(column)))
 
 
 def _further(name: str, options: Mapping[str, Any]) -> list[str]:
