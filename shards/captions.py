@@ -19,11 +19,12 @@ SOURCE = "captions"
 def one_line(caption: str) -> str:
     """A caption as it is packed and learnt: every line break, with the blanks around it, is one space.
 
-    Characters that UTF-8 cannot hold (lone surrogates, from JSON escapes) become question marks.
+    Characters that UTF-8 cannot hold (lone surrogates, from JSON escapes) become question marks. Byte order marks, of
+    which a reader of files drops the first, are left out.
     """
     if caption.isprintable() and caption == caption.strip():  # as nearly all are: neither line breaks nor surrogates
         return caption
-    joined = " ".join(part for line in caption.splitlines() if (part := line.strip()))
+    joined = " ".join(part for line in caption.replace("\ufeff", "").splitlines() if (part := line.strip()))
     return joined.encode("utf-8", "replace").decode()
 
 

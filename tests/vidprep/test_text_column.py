@@ -251,6 +251,8 @@ def test_preview_draws_captions(dest):
 
 def test_lines_of_captions():
     assert captions.lines(["", " \n\t", "a\n", "b\x0bc", "\ud800d"]) == ("a", "b c", "?d")
+    for texts in (["\ufeffa", "\ufeffb"], ["\ufeff"]):  # the mark at the beginning of a file is none of its text
+        assert captions.decode(captions.encode(texts)) == captions.lines(texts)
     assert captions.decode("\ufeffa\r\n\n b ".encode()) == ("a", "b")
     assert captions.decode(captions.encode(SEVERAL)) == CLEAN
     assert captions.sha256([("a", ("b",)), ("c", ())]) != captions.sha256([("a", ()), ("c", ("b",))])
