@@ -78,9 +78,10 @@ def _print_counts(title: str, column: str, counts: Mapping[str, int]) -> None:
 def _warn(summary: Summary) -> None:
     for name, column in summary.columns.items():
         if column.stale:
+            options = "" if column.kind == "text" else " and the options above"  # it takes none
             click.echo(
                 f"warning: column {name} was made from {', '.join(column.stale)} as before a change; make it anew with "
-                f"{column.producer} {summary.url} --column {name} and the options above",
+                f"{column.producer} {summary.url} --column {name}{options}",
                 err=True,
             )
     if summary.mixed:

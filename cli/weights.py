@@ -28,7 +28,8 @@ def convert(checkpoint: Path, source: str, output: Path, convention: str | None)
 
     \b
     vidprep convert checkpoint.pth.tar --from rspnet -o rspnet-r21d.safetensors
-    vidprep train finetune --data DATA --split train --init rspnet-r21d.safetensors
+    vidprep evaluate finetune rspnet-r21d.safetensors --data DATA
+    vidprep train finetune --data DATA --init rspnet-r21d.safetensors --set backbone.name=r21d-vcop
     """
     import yaml
 

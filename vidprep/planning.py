@@ -162,7 +162,11 @@ def makers(
     """
     unknown = [name for name in columns if name not in _COLUMNS]
     if unknown or "rgb" not in columns:
-        raise UserError(f"columns are {', '.join(columns)}; allowed are rgb, flow, statistics, text, and always rgb")
+        wrong = f"no column {unknown[0]!r} can be made" if unknown else "rgb is missing"
+        raise UserError(
+            f"columns are {', '.join(columns)}: {wrong}; give rgb and any of flow, statistics (which needs flow) and "
+            "text, such as --columns rgb,flow,statistics"
+        )
     if "statistics" in columns and "flow" not in columns:
         raise UserError("statistics are computed from flow: give the columns rgb,flow,statistics")
     maker = flow_maker(**flow) if "flow" in columns else None

@@ -97,8 +97,8 @@ def test_a_dry_run_estimates_every_column(manifest: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--columns", "rgb,depth"), "columns are rgb, depth; allowed are rgb, flow, statistics, text, and always rgb"),
-        (("--columns", "flow"), "always rgb"),
+        (("--columns", "rgb,depth"), "columns are rgb, depth: no column 'depth' can be made; give rgb and any of flow"),
+        (("--columns", "flow"), "columns are flow: rgb is missing"),
         (("--columns", "rgb,statistics"), "statistics are computed from flow"),
         (("--columns", "rgb,flow", "--flow", "method=magic"), "unknown flow method 'magic'"),
         (("--columns", "rgb,flow,statistics", "--labels", "corp=16"), "unknown label option 'corp'"),

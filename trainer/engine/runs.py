@@ -116,7 +116,10 @@ def resume_point(
             f"(--init {run} starts from its weights)"
         )
     if info["step"] > length.total:
-        raise UserError(f"{run} is at step {info['step']} already; train.epochs or train.steps end at {length.total}")
+        raise UserError(
+            f"{run} is at step {info['step']} already; train.epochs or train.steps end at {length.total}: give more of "
+            "them, or train anew with another --out"
+        )
     return paths[-1], [f"{key}: {change}" for key, change in changes.items()]
 
 
