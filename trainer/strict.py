@@ -19,20 +19,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def validate(model: type[Model], values: dict[str, Any], *, where: str) -> Model:
-    """An instance of `model`, or a UserError that names every wrong key and value and what is allowed."""
+def validate(model: type[Model], values: dict[str, Any], *, where: str, also: tuple[str, ...] = ()) -> Model:
+    """An instance of `model`, or a UserError that names every wrong key and value and what is allowed.
+
+    Args:
+        also: keys that may stand beside those of `model`, and that somebody else has taken out of `values`.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, e["loc"], e["type"], e["msg"], e["input"]) for e in error.errors()]
+        lines = [_explain(model, e["loc"], e["type"], e["msg"], e["input"], also) for e in error.errors()]
     raise UserError("\n".join([f"{where}:", *(f"  {line}" for line in lines), "see: vidprep recipes"]))
 
 
-def _explain(model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+def _explain(
+    model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str, value: Any, also: tuple[str, ...]
+) -> str:
     tags = ("optim", "schedule")  # pydantic puts the union's tag into the path there
     shown = ".".join(str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] in tags))
     if kind == "extra_forbidden":
-        allowed = _keys_at(model, loc)
+        allowed = sorted({*_keys_at(model, loc), *(also if len(loc) == 1 else ())})
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown key {shown}: {hint}allowed: {', '.join(allowed)}"

@@ -166,6 +166,7 @@ class Hoarder(Joint):
         ({"keys": {"name": "pace"}}, "'keys' cannot be the label"),
         ({"pase": {}}, "unknown task 'pase': did you mean pace"),
         ({"pace": {"pacess": 3}}, "unknown key pacess: did you mean paces"),
+        ({"pace": {"wieght": 3}}, "unknown key wieght: did you mean weight"),
         ({"pace": {"weight": -1}}, "greater than or equal to 0"),
         ({"pace": {"data": {"repeats": 2}}}, "one stream of videos.*--set data.repeats=2"),
         ({"pace": {"data": {"frame": 2}}}, "task.tasks.pace.data.*unknown key frame: did you mean frames"),

@@ -70,6 +70,7 @@ def build_task(
     data: DataConfig,
     options: Mapping[str, Any] | None = None,
     classes: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
 ) -> Task:
     """A task around a backbone, its heads fresh from torch's generator.
 
@@ -77,9 +78,11 @@ def build_task(
         name: as for `find_task`.
         backbone, data, classes: as for `Task`.
         options: the task's own options as plain values.
+        also: keys that may stand beside them and are not the task's; errors name them too.
 
     Raises:
         UserError: unknown task, unknown or wrong options (naming the nearest and the allowed ones).
     """
     task = find_task(name)
-    return task(backbone, data, validate(task.Options, dict(options or {}), where=f"task {name}"), classes)
+    checked = validate(task.Options, dict(options or {}), where=f"task {name}", also=also)
+    return task(backbone, data, checked, classes)

@@ -196,7 +196,12 @@ def _build(label: str, member: Member, backbone: Backbone, data: DataConfig, cla
     own = _data(label, member, data)
     with _options_of(label):
         return build_task(
-            member.name or label, backbone=backbone, data=own, options=member.model_extra, classes=classes
+            member.name or label,
+            backbone=backbone,
+            data=own,
+            options=member.model_extra,
+            classes=classes,
+            also=tuple(Member.model_fields),
         )
 
 
