@@ -18,6 +18,7 @@ from shards.receipts import package_versions
 from trainer.engine.device import describe_device
 
 Result = dict[str, Any]
+_EQUAL = 0.01  # points; shares are rounded in some results
 METRICS = (*(f"retrieval top {k}" for k in KS), "fine-tuned top 1")
 
 
@@ -33,6 +34,8 @@ def describe(
         here = [result for result in found if result["set"] == name]
         lines += [f"## {name}", "", *_set(name, here), ""]
         lines += [*_scores(here, tasks, seeds), "", *_pretext(here, tasks, seeds), ""]
+    if len({(result["set"], result["seed"]) for result in found}) > 1:
+        lines += ["## Together", "", *_together(found, tasks), ""]
     lines += ["## Settings and time", "", *_settings(found, tasks), ""]
     if texts:
         lines += ["## Text", "", *_texts(texts), ""]
@@ -78,6 +81,27 @@ def _scores(here: Sequence[Result], tasks: Sequence[str], seeds: Sequence[int]) 
         rows.append([metric, "chance", *percent(dict.fromkeys(seeds, here[0]["chance"][metric])), ""])
     header = ["%", "pretrained by", *(f"seed {seed}" for seed in seeds), "mean ± deviation", "minus random"]
     return table(header, rows)
+
+
+def _together(found: Sequence[Result], tasks: Sequence[str]) -> list[str]:
+    """Gains over fresh weights on all sets and seeds: mean, deviation, and how often there was one."""
+    metrics = ("retrieval top 1", "fine-tuned top 1", "fine-tuned clip top 1")
+    rows = []
+    for task in tasks:
+        results, cells = [result for result in found if result["task"] == task], []
+        for metric in metrics:
+            gains = [100 * (result["scores"][metric] - result["random"][metric]) for result in results]
+            better, worse = sum(gain > _EQUAL for gain in gains), sum(gain < -_EQUAL for gain in gains)
+            cells += [signed(gains), f"{better} / {worse}"]
+        rows.append([task, *cells])
+    header = [cell for metric in metrics for cell in (metric, "better / worse")]
+    pairs = len({(result["set"], result["seed"]) for result in found})
+    return [
+        f"Points above random initialisation over all {pairs} pairs of set and seed, and in how many of them "
+        "pretraining was better and worse (the others are equal). Seeds of one set share their test videos.",
+        "",
+        *table(["pretrained by", *header], rows),
+    ]
 
 
 def _distinct(baselines: Sequence[dict[int, float]]) -> list[dict[int, float]]:

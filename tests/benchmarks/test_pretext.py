@@ -39,7 +39,7 @@ def test_a_mean_has_its_deviation():
 
 
 def result(seed, task="pace", top=0.5):
-    metrics = ("retrieval top 1", "retrieval top 5", "retrieval top 10", "fine-tuned top 1")
+    metrics = [*(f"retrieval top {k}" for k in (1, 5, 10)), "fine-tuned top 1", "fine-tuned clip top 1"]
     return {
         "set": "weizmann",
         "task": task,
@@ -60,6 +60,7 @@ def test_the_page_compares_seed_by_seed():
     page = describe(found, [], size=SMALL, scale=1.0, command="python -m benchmarks.pretext", device="cpu")
     assert "| fine-tuned top 1 | pace | 50.0 | 25.0 | 37.5 ± 17.7 | +12.5 ± 17.7 |" in page
     assert page.count("| fine-tuned top 1 | random initialisation | 25.0 | 25.0 | 25.0 ± 0.0 |") == 1
+    assert "| pace | +12.5 ± 17.7 | 1 / 0 | +12.5 ± 17.7 | 1 / 0 | +12.5 ± 17.7 | 1 / 0 |" in page
     assert "| pace | accuracy | 20.0 ± 0.0 % | 90.0 ± 0.0 % | 60.0 ± 0.0 % | 90.0 % / 90.0 % | 25 % |" in page
 
 
