@@ -18,7 +18,7 @@ from shards.receipts import package_versions
 from trainer.engine.device import describe_device
 
 Result = dict[str, Any]
-_EQUAL = 0.01  # points; shares are rounded in some results
+_EQUAL = 0.01  # points; equal shares may differ in their last digits
 METRICS = (*(f"retrieval top {k}" for k in KS), "fine-tuned top 1")
 
 
