@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shards import captions
+from shards.columns import COLUMNS
 from shards.errors import DataError, UserError
 from shards.finalize import common_parameters, join, load_shards
 from shards.index import ColumnIndex, build_index, combined_digest, parse_index
@@ -110,14 +111,20 @@ def stale_columns(url: str | Path) -> dict[str, str]:
     """
     storage = open_storage(url)
     meta = read_meta(storage)
-    told = {}
-    for name, column in meta.columns.items():
-        if stale := stale_sources(storage, meta, name):
-            told[name] = (
-                f"column {name} was made from {', '.join(stale)} as before a change; make it anew with "
-                f"{column.producer} {storage.url} --column {name} and its options (vidprep info shows them)"
-            )
-    return told
+    found = {name: stale_column(storage, meta, name) for name in meta.columns}
+    return {name: told for name, told in found.items() if told is not None}
+
+
+def stale_column(storage: Storage, meta: Meta, name: str) -> str | None:
+    """What to tell about a column if it is no longer true, else None."""
+    stale, column = stale_sources(storage, meta, name), meta.columns[name]
+    if not stale:
+        return None
+    options = "" if COLUMNS[column.kind].text else " and its options (vidprep info shows them)"
+    return (
+        f"column {name} was made from {', '.join(stale)} as before a change; make it anew with "
+        f"{column.producer} {storage.url} --column {name}{options}"
+    )
 
 
 def folder_for(

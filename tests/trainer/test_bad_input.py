@@ -23,7 +23,7 @@ from tests.trainer.toys import start_vidprep, toy_recipe
 from trainer.engine import train
 from trainer.engine.checkpoint import checkpoint_paths
 from trainer.engine.run import check_shares
-from vidprep.derive import add_flow, add_labels
+from vidprep.derive import add_flow, add_labels, add_text
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"backend": "numba", "nscales": 1, "warps": 1, "outer_iterations": 1, "inner_iterations": 2}
@@ -97,6 +97,27 @@ def test_a_table_of_other_clips_names_the_command_for_these(tmp_path: Path) -> N
     text = refused(toy_recipe(task={"name": "statistics"}, **PLAIN), data, tmp_path)
     assert "made with --crop 8 --window 4" in text
     assert f"vidprep labels {data} --crop 16 --window 4 --resize 18x20 --column" in text
+    assert "--set task.table=statistics-16x4" in text
+    tasks = {"pace": {}, "sts": {"name": "statistics"}}
+    text = refused(toy_recipe(task={"name": "joint", "tasks": tasks}, **PLAIN), data, tmp_path)
+    assert "--set task.tasks.sts.table=statistics-16x4" in text
+
+
+def test_columns_that_are_no_longer_true_are_told(tmp_path: Path) -> None:
+    """They are whole, so that training on them may be meant."""
+    data = captioned(tmp_path)
+    add_text(data)
+    (tmp_path / "other.jsonl").write_text(json.dumps({"key": "video_000", "caption": "a bar stands still"}) + "\n")
+    annotate(data, tmp_path / "other.jsonl")
+    told: list[str] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        told.extend([event["message"]] if event["event"] == "note" else [])
+
+    recipe = toy_recipe(task={"name": "cpd", "captions": "text"}, train={"steps": 1})
+    train(recipe, data, out=tmp_path / "run", device="cpu", on_event=listen)
+    remedy = f"make it anew with vidprep text {data} --column text"
+    assert told == [f"{data}: column text was made from captions as before a change; {remedy}"]
 
 
 # Videos that are shorter than the clips

@@ -33,6 +33,7 @@ from trainer.engine.runs import (
     locked,
     resume_point,
     sources_of,
+    stale_notes,
     write_text,
 )
 from trainer.engine.schedule import Length
@@ -193,6 +194,7 @@ class _Start:
         check_shares(recipe.train.batch, ranks.world)
         task = task_of(recipe, dataset)
         task.check_batch(recipe.train.batch)
+        task.check_columns(dataset)
         loader = loader_of(recipe, dataset, task, ranks)
         task.check_labels(dataset.labels[loader.samples])
         task.prepare(loader.dataset, loader.samples)
@@ -231,7 +233,7 @@ class _Start:
         where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}{failed}"
         message = f"{parts.recipe.name} on {describe_device(parts.ranks.device)}{processes}: {where} -> {parts.run}"
         self.notify({"event": "start", "total": total, "done": trainer.step, "run": str(parts.run), "message": message})
-        for note in parts.task.notes:
+        for note in (*parts.task.notes, *(stale_notes(parts.loader.dataset) if parts.ranks.is_main else ())):
             self.notify({"event": "note", "message": note})
         if self.resume:
             since = f"; changed: {', '.join(changed)}" if changed else ""

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from shards.dataset import Dataset
+from shards.derived import stale_column
 from shards.errors import StorageError, UserError
 from shards.mixture import Mixture
 from shards.order import IntArray
 from shards.publish import Aside
 from trainer.config import Recipe, load_recipe
+from trainer.data.jobs import parts_of
 from trainer.engine.checkpoint import checkpoint_paths, read_info
 from trainer.engine.schedule import Length, learning_rate
 
@@ -80,9 +82,10 @@ def check_free(run: Path, *, resume: bool) -> None:
         raise UserError(f"{run} holds {', '.join(sorted(entries)[:3])}, … and is not a run; choose another --out")
     if entries and not resume:
         steps = [int(path.name.removeprefix("step-")) for path in checkpoint_paths(run / CHECKPOINTS)]
+        at, go_on = (f"step {max(steps)}", "Continue it") if steps else ("no checkpoint yet", "Begin it again")
         raise UserError(
-            f"{run} exists: a run of {load_recipe(run / RECIPE).name}, step {max(steps, default=0)}. "
-            "Continue it with --resume, or choose another --out"
+            f"{run} exists: a run of {load_recipe(run / RECIPE).name}, {at}. "
+            f"{go_on} with --resume, or choose another --out"
         )
 
 
@@ -121,6 +124,14 @@ def resume_point(
             "them, or train anew with another --out"
         )
     return paths[-1], [f"{key}: {change}" for key, change in changes.items()]
+
+
+def stale_notes(data: Dataset | Mixture) -> list[str]:
+    """What to tell about columns in use that were made from others as before a change."""
+    found = [
+        (part.url, stale_column(part.storage, part.meta, column)) for part in parts_of(data) for column in part.columns
+    ]
+    return [f"{url}: {told}" for url, told in found if told is not None]
 
 
 def describe_data(data: Dataset | Mixture, samples: IntArray) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from shards.clips import check_columns
 from shards.spec import ClipSpec
 from trainer.config import DataConfig
+from trainer.data.jobs import parts_of
 from trainer.models.base import Backbone
 from trainer.strict import Strict
 from trainer.tasks.momentum import Queue
@@ -99,6 +101,16 @@ class Task(nn.Module):
         Raises:
             UserError: what is wrong with them.
         """
+
+    def check_columns(self, dataset: Dataset | Mixture) -> None:
+        """Refuse a data set that cannot show what this task wants to see; called once, before the first step.
+
+        Raises:
+            UserError: which column is missing or other, and the command that makes it.
+        """
+        for part in parts_of(dataset):
+            for spec in self.specs:
+                check_columns(part, spec)
 
     def check_batch(self, batch: int) -> None:
         """Refuse a global batch that this task cannot take; called once, before the first step.

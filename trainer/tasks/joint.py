@@ -148,6 +148,12 @@ class Joint(Task):
             with _options_of(label):
                 task.check_labels(labels)
 
+    def check_columns(self, dataset: Dataset | Mixture) -> None:
+        """Every task's own; errors as theirs."""
+        for label, task in self._members():
+            with _options_of(label):
+                task.check_columns(dataset)
+
     def check_batch(self, batch: int) -> None:
         """Every task's own; errors as theirs."""
         for label, task in self._members():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.dataset import Dataset
+from shards.derived import stale_column
 from shards.errors import UserError
 from shards.mixture import Mixture
+from trainer.data.jobs import parts_of
 
 if TYPE_CHECKING:
     from shards.order import IntArray
@@ -31,7 +32,7 @@ def read_captions(dataset: Dataset | Mixture, source: str) -> Texts:
         DataError: its bytes are damaged.
     """
     found: Texts = []
-    for part in _parts(dataset):
+    for part in parts_of(dataset):
         column = None if source == TABLE else source
         opened = part if column is None else part.with_columns((*part.columns, column))
         found += opened.captions(range(len(opened)), column=column)
@@ -44,7 +45,7 @@ def check_captions(dataset: Dataset | Mixture, source: str, captions: Texts, sam
     if not len(missing):
         return
     told, commands, first = [], [], 0
-    for part in _parts(dataset):
+    for part in parts_of(dataset):
         its = missing[(missing >= first) & (missing < first + len(part))] - first
         of = int(np.count_nonzero((samples >= first) & (samples < first + len(part))))
         first += len(part)
@@ -59,8 +60,12 @@ def check_captions(dataset: Dataset | Mixture, source: str, captions: Texts, sam
     )
 
 
-def _parts(dataset: Dataset | Mixture) -> Sequence[Dataset]:
-    return dataset.parts if isinstance(dataset, Mixture) else (dataset,)
+def stale_captions(dataset: Dataset | Mixture, source: str) -> tuple[str, ...]:
+    """What to tell where a text column holds other captions than the sample table."""
+    if source == TABLE:
+        return ()
+    found = [(part.url, stale_column(part.storage, part.meta, source)) for part in parts_of(dataset)]
+    return tuple(f"{url}: {told}" for url, told in found if told is not None)
 
 
 def _keys(part: Dataset, numbers: IntArray) -> str:

@@ -20,7 +20,7 @@ from trainer.config import DataConfig
 from trainer.models.base import Backbone
 from trainer.strict import Strict
 from trainer.tasks.base import Task
-from trainer.tasks.cpd.captions import TABLE, check_captions, read_captions
+from trainer.tasks.cpd.captions import TABLE, check_captions, read_captions, stale_captions
 from trainer.tasks.cpd.losses import info_nce, nce, normaliser, scores, update_bank
 from trainer.tasks.cpd.text import build_text
 from trainer.tasks.losses import gather_ranks
@@ -135,7 +135,8 @@ class Cpd(Task):
         count = np.array([len(of_one) for of_one in captions], np.int64)
         self.ids, self.mask = tokens.ids, tokens.mask
         self.first, self.count = torch.from_numpy(np.cumsum(count) - count), torch.from_numpy(count)
-        self._tell(np.repeat(np.isin(np.arange(len(captions)), samples), count), tokens.cut.numpy())
+        trained = np.repeat(np.isin(np.arange(len(captions)), samples), count)
+        self.notes = (*stale_captions(dataset, self.options.captions), *self._cut(trained, tokens.cut.numpy()))
         self.place = torch.full((len(captions),), -1)
         self.place[torch.from_numpy(samples)] = torch.arange(len(samples))
         if self.options.loss == "nce":
@@ -153,12 +154,11 @@ class Cpd(Task):
                 setattr(self, name, fn(getattr(self, name)))
         return self
 
-    def _tell(self, trained: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> None:
-        """Note how many captions lose their end."""
+    def _cut(self, trained: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        """What to tell of captions that lose their end."""
         most, long, of = self.options.most_tokens, int((trained & cut).sum()), int(trained.sum())
-        self.notes = (
-            (f"{long:,} of {of:,} captions are longer than task.most_tokens={most} and are cut to it",) if long else ()
-        )
+        told = f"{long:,} of {of:,} captions are longer than task.most_tokens={most} and are cut to it"
+        return (told,) if long else ()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss of a batch of videos, one clip each, and their captions."""
