@@ -119,7 +119,8 @@ def score(
     options: dict[str, Any] = {"init": init, "seed": seed, "device": device, "out": out}
     retrieval, _ = evaluate_retrieval(source, data, ks=ks, overrides=clips, **options)
     tuned = evaluate_finetuning(source, data, recipe=finetune, overrides=overrides, resume=True, **options)
-    assert tuned.result is not None  # there is no time limit
+    if tuned.result is None:
+        sys.exit(f"fine-tuning was stopped ({tuned.training.stopped}); the same command goes on")
     last = tuned.result["results"]["last"]
     found = {f"retrieval top {k}": retrieval["hits"][str(k)] for k in ks}
     found |= {"fine-tuned top 1": last["top1"], "fine-tuned clip top 1": last["clip_top1"]}

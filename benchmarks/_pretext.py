@@ -106,13 +106,17 @@ class Plan:
     held_out: bool = True
     source: str | None = None
 
+    def changed(self, size: Size) -> list[str]:
+        """`changes` at a size."""
+        return [change.replace("RESIZE", f"[{size.resize[0]}, {size.resize[1]}]") for change in self.changes]
+
     def overrides(self, size: Size, *, seed: int, scale: float) -> list[str]:
         """Of the recipe."""
         steps = max(2, round(self.steps * size.steps * scale))
         return [
             *size.changes(),
             *("data.split=train", "data.workers=0" if size.network else "data.workers=4", "schedule.warmup=1"),
-            *(change.replace("RESIZE", f"[{size.resize[0]}, {size.resize[1]}]") for change in self.changes),
+            *self.changed(size),
             *(f"train.steps={steps}", f"train.batch={self.batch}", f"train.seed={seed}"),
             *(f"train.log_every={max(1, steps // 10)}", "train.save_every=1000000"),
             *(["train.validation={split: test, every: 1000000, metric: loss}"] if self.held_out else []),

@@ -36,7 +36,7 @@ def describe(
         lines += [*_scores(here, tasks, seeds), "", *_pretext(here, tasks, seeds), ""]
     if len({(result["set"], result["seed"]) for result in found}) > 1:
         lines += ["## Together", "", *_together(found, tasks), ""]
-    lines += ["## Settings and time", "", *_settings(found, tasks), ""]
+    lines += ["## Settings and time", "", *_settings(found, tasks, size), ""]
     if texts:
         lines += ["## Text", "", *_texts(texts), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -142,7 +142,7 @@ def _numbers(name: str, values: Sequence[float]) -> str:
     return spread([100 * value for value in values]) + " %" if share else spread(values, digits=2)
 
 
-def _settings(found: Sequence[Result], tasks: Sequence[str]) -> list[str]:
+def _settings(found: Sequence[Result], tasks: Sequence[str], size: Size) -> list[str]:
     rows = []
     for task in tasks:
         plan, results = PLANS[task], [result for result in found if result["task"] == task]
@@ -150,14 +150,16 @@ def _settings(found: Sequence[Result], tasks: Sequence[str]) -> list[str]:
         epochs = " / ".join(sorted({f"{result['epochs']:.0f}" for result in results}))
         seconds = [result["seconds"] for result in results]
         evaluation = [result["evaluation"] for result in results]
-        changes = " ".join(f"`{change}`" for change in plan.changes)
+        changes = " ".join(f"`{change}`" for change in plan.changed(size))
         times = [spread(seconds, digits=0), spread(evaluation, digits=0)]
         rows.append([task, plan.recipe, steps, epochs, *times, changes])
     return [
         *table(["task", "recipe", "steps x videos", "epochs", "seconds", "scoring, seconds", "changed"], rows),
         "",
         "Changed besides network, clips and length. Seconds of pretraining, and of retrieval and fine-tuning, on the "
-        "clock: the machine did other work at the same time.",
+        "clock: the machine did other work at the same time. At the beginning rspnet's queue holds random keys, which "
+        "are easy to tell from. cpd's accuracy has an upper limit: of videos with the same caption in a batch one is "
+        "counted.",
     ]
 
 

@@ -122,6 +122,10 @@ def pretrain(bench: Bench, source: str, task: str, seed: int) -> tuple[Path, dic
         data, began = bench.data(source), time.monotonic()
         trained = train(plan.recipe, data, out=folder, overrides=overrides, device=bench.device, resume=True)
         seconds = time.monotonic() - began
+        if not trained.finished:
+            sys.exit(
+                f"{source}, {task}, seed {seed}: {trained.stopped} at step {trained.step}; the same command goes on"
+            )
         found = pretext(folder, bench, plan, task, source)
         keep(path, {"steps": trained.total, "epochs": trained.epoch, "seconds": seconds, "pretext": found})
         print(f"{source}, {task}, seed {seed}: {seconds:.0f} s, {found}", flush=True)
