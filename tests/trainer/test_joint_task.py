@@ -141,6 +141,14 @@ def test_the_backbone_has_one_owner():
     assert not task.tasks["pace"].backbone.training and task.tasks["pace"].backbone is task.backbone
 
 
+def test_what_a_task_notes_names_its_options_as_they_are_set_here():
+    task = joint({"pace": PACE, "speed": {"name": "rspnet", **RSPNET, "bn_groups": 4}})
+    task.check_batch(8)
+    task.prepare(None, None)  # neither of them looks at the data
+    (note,) = task.notes
+    assert note.startswith("speed: a batch of 8 in 4 groups") and "--set task.tasks.speed.bn_groups=1" in note
+
+
 def test_settings_of_one_task():
     task = joint({"pace": {"paces": 2, "data": {"jitter": None, "frames": 4}}, "class": {"name": "classify"}})
     pace, other = task.specs

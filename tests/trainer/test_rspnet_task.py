@@ -177,6 +177,18 @@ def test_both_networks_begin_with_the_weights_that_the_backbone_was_given():
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize(
+    ("batch", "groups", "better"), [(12, 4, 1), (20, 4, 1), (31, 2, None), (32, 4, None), (4, 1, None)]
+)
+def test_groups_of_few_clips_are_told(batch, groups, better):
+    task = rspnet(queue=64, bn_groups=groups)
+    task.check_batch(batch)
+    assert len(task.notes) == (better is not None)
+    if better is not None:
+        assert f"leaves {batch // groups} clips a group" in task.notes[0]
+        assert f"--set task.bn_groups={better}" in task.notes[0]
+
+
 def test_keys_of_the_own_video_can_be_left_out():
     task = rspnet(negatives="others").eval()
     batch = batch_of(task)

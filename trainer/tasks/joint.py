@@ -140,7 +140,7 @@ class Joint(Task):
         for label, task in self._members():
             with _options_of(label):
                 task.prepare(dataset, samples)
-        self.notes = tuple(f"{label}: {note}" for label, task in self._members() for note in task.notes)
+        self.notes = tuple(f"{label}: {_named(label, note)}" for label, task in self._members() for note in task.notes)
 
     def check_labels(self, labels: npt.NDArray[np.integer]) -> None:
         """Every task's own; errors as theirs."""
@@ -219,7 +219,12 @@ def _options_of(label: str) -> Iterator[None]:
     except UserError as error:
         if type(error) is not UserError:  # of data and storage, which name no options
             raise
-        raise UserError(_OPTION.sub(f"task.tasks.{label}.", str(error))) from error
+        raise UserError(_named(label, str(error))) from error
+
+
+def _named(label: str, text: str) -> str:
+    """What a task tells, with its options as they are called here."""
+    return _OPTION.sub(f"task.tasks.{label}.", text)
 
 
 def _data(label: str, member: Member, data: DataConfig) -> DataConfig:

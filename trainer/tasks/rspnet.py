@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "mlp", "conv", "convbn"]
 _Q, _K, _N = range(3)  # places of the three clips
 _A, _M = range(2)  # places of the two embeddings
+_FEW = 8  # clips a group: groups of 4 have been seen to fail, groups of 16 not (docs/recipes.md, small data sets)
 
 
 class RspnetOptions(Strict):
@@ -128,6 +129,20 @@ class Rspnet(Task):
         self.queue = Queue(options.queue, options.projection)
         self._shuffles = int(torch.randint(2**31, ()))  # the same on every process, whose generators are seeded alike
         self._new: tuple[Tensor, Tensor] | None = None
+
+    def check_batch(self, batch: int) -> None:
+        """Also notes groups of so few clips that their batch statistics hide the speed.
+
+        Raises:
+            UserError: it is larger than the queue.
+        """
+        super().check_batch(batch)
+        groups = self.options.bn_groups
+        if groups > 1 and batch < _FEW * groups:
+            self.notes = (
+                f"a batch of {batch} in {groups} groups leaves {max(1, batch // groups)} clips a group, whose batch "
+                f"statistics hide the speed; better here: --set task.bn_groups={max(1, batch // (2 * _FEW))}",
+            )
 
     def begin(self) -> None:
         """Both networks begin alike, also where the backbone got its weights after this task was made."""
