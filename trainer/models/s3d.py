@@ -178,6 +178,10 @@ class S3D(Backbone):
             self.minimum = (5, 17, 17)  # leaves two positions an axis for the last pooling, which rounds down
         elif stem == "space-to-depth":
             self.minimum = (2, 2, 2)
+        if stem == "separable":
+            # Over 5 to 7 frames the convolution of torch 2.15 on the CPU (oneDNN) makes wrong weight gradients of this
+            # stem's 7 x 1 x 1 kernel with stride 2, where it does not end the process.
+            self.minimum = (max(8, self.minimum[0]), *self.minimum[1:])
         self.stem = _stem(stem, in_channels, scaled(64), gated=gates == "separable")
         self.conv_2b = ConvUnit(scaled(64), scaled(64))
         self.conv_2c = separable_unit(scaled(64), scaled(192), gated=gates == "separable")
