@@ -65,7 +65,7 @@ def test_recipes_can_ask_for_them():
 
 def test_flow_is_not_cut_by_area(tmp_path, monkeypatch):
     data = open_dataset(build_dataset(tmp_path / "data", samples=2))
-    kinds = type("Kind", (), {"framed": True, "planes": 2})
+    kinds = type("Kind", (), {"framed": True, "planes": 2, "text": False})
     monkeypatch.setattr("shards.clips.COLUMNS", {"rgb": kinds})
     with pytest.raises(UserError, match=r"'rgb' is flow.*data.area=null"):
         Loader(data, ClipSpec(frames=4, crop=16, area=(0.4, 1.0)), batch=2)
