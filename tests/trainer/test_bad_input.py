@@ -17,6 +17,7 @@ import yaml
 
 from shards.errors import UserError
 from shards.samples import annotate
+from shards.storage.local import LocalStorage
 from tests.tiny import build_dataset
 from tests.trainer.toys import THIS as TOYS
 from tests.trainer.toys import start_vidprep, toy_recipe
@@ -101,6 +102,30 @@ def test_a_table_of_other_clips_names_the_command_for_these(tmp_path: Path) -> N
     tasks = {"pace": {}, "sts": {"name": "statistics"}}
     text = refused(toy_recipe(task={"name": "joint", "tasks": tasks}, **PLAIN), data, tmp_path)
     assert "--set task.tasks.sts.table=statistics-16x4" in text
+
+
+def told_of(data: Path, out: Path) -> list[str]:
+    """The notes of a run on statistics."""
+    notes: list[str] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        notes.extend([event["message"]] if event["event"] == "note" else [])
+
+    recipe = toy_recipe(task={"name": "statistics"}, train={"steps": 1}, **PLAIN)
+    train(recipe, data, out=out, device="cpu", on_event=listen)
+    return notes
+
+
+def test_a_table_of_flow_that_was_made_anew_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = build_dataset(tmp_path / "data", samples=4, frames=20)
+    add_flow(data, **QUICK, workers=1)
+    add_labels(data, crop=16, window=4, resize=(18, 20), stride=3, views=1, workers=1)
+    assert told_of(data, tmp_path / "true") == []
+    add_flow(data, **{**QUICK, "inner_iterations": 3}, workers=1)
+    (note,) = told_of(data, tmp_path / "stale")
+    assert note.startswith(f"{data}: column statistics was made from flow as before a change; make it anew with")
+    monkeypatch.setattr(LocalStorage, "near", False)  # the index of flow, which is not in use, would have to come here
+    assert told_of(data, tmp_path / "far") == []
 
 
 def test_columns_that_are_no_longer_true_are_told(tmp_path: Path) -> None:

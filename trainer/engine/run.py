@@ -233,7 +233,7 @@ class _Start:
         where = f"{len(parts.loader.samples)} samples of {parts.loader.dataset.url}{failed}"
         message = f"{parts.recipe.name} on {describe_device(parts.ranks.device)}{processes}: {where} -> {parts.run}"
         self.notify({"event": "start", "total": total, "done": trainer.step, "run": str(parts.run), "message": message})
-        for note in (*parts.task.notes, *(stale_notes(parts.loader.dataset) if parts.ranks.is_main else ())):
+        for note in (*parts.task.notes, *parts.ranks.on_main(lambda: stale_notes(parts.loader.dataset))):
             self.notify({"event": "note", "message": note})
         if self.resume:
             since = f"; changed: {', '.join(changed)}" if changed else ""

@@ -127,9 +127,14 @@ def resume_point(
 
 
 def stale_notes(data: Dataset | Mixture) -> list[str]:
-    """What to tell about columns in use that were made from others as before a change."""
+    """What to tell about columns in use that were made from others as before a change; nothing about data sets in
+    object storage, where a note is not worth fetching the indexes of columns that are not in use (`vidprep check` is).
+    """
     found = [
-        (part.url, stale_column(part.storage, part.meta, column)) for part in parts_of(data) for column in part.columns
+        (part.url, stale_column(part.storage, part.meta, column))
+        for part in parts_of(data)
+        if part.storage.near
+        for column in part.columns
     ]
     return [f"{url}: {told}" for url, told in found if told is not None]
 
