@@ -179,7 +179,7 @@ class S3D(Backbone):
         elif stem == "space-to-depth":
             self.minimum = (2, 2, 2)
         if stem == "separable":
-            # Over 5 to 7 frames the convolution of torch 2.15 on the CPU (oneDNN) makes wrong weight gradients of this
+            # Over 5 to 7 frames torch on a CPU (oneDNN; 2.11 and 2.15 were tried) makes wrong weight gradients of this
             # stem's 7 x 1 x 1 kernel with stride 2, where it does not end the process.
             self.minimum = (max(8, self.minimum[0]), *self.minimum[1:])
         self.stem = _stem(stem, in_channels, scaled(64), gated=gates == "separable")
